@@ -1,0 +1,157 @@
+"""From a fast implementation to a differentiable torch op: registration, autograd, dispatch.
+
+A fast implementation of a loss computes value and gradient in one pass. Its launcher is registered
+as an opaque operator, so torch.compile keeps the launch whole, and :func:`value_and_grad` puts one
+autograd.Function around it whose backward only scales the stored gradient.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import os
+
+import torch
+
+from . import _check
+
+IMPLS = ("torch", "cpu", "triton")
+
+
+def accumulation_dtype(dtype):
+    """Sums are taken in float64 for float64 input and in float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def choose_impl(function, impl, device):
+    """Resolve ``impl`` for tensors on ``device``: obey an explicit request or refuse it.
+
+    None picks the fastest one made for the device: "triton" for CUDA and ROCm (both are device
+    type "cuda" in torch), "cpu" for the CPU, "torch" elsewhere and where Triton is not installed.
+    """
+    if impl is None:
+        if device.type == "cuda" and importlib.util.find_spec("triton"):
+            return "triton"
+        return "cpu" if device.type == "cpu" else "torch"
+    _check.one_of(function, "impl", impl, IMPLS)
+    if impl == "cpu":
+        ok = device.type == "cpu"
+        _check.require(ok, function, "impl", f"be 'torch' or 'triton' on {device}", "'cpu'")
+    if impl == "triton":
+        interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
+        condition = (
+            f"be 'torch' or 'cpu' on {device} (Triton runs on CUDA and ROCm tensors, and on CPU "
+            "tensors only in its interpreter, with TRITON_INTERPRET=1 set before the start)"
+        )
+        ok = device.type == "cuda" or interpreted
+        _check.require(ok, function, "impl", condition, "'triton'")
+    return impl
+
+
+def without_autocast(device):
+    """A context in which autocast does not lower the precision of our own arithmetic."""
+    if device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
+
+
+def register(name, schema, launcher, fake):
+    """Register the raw operator ``otkernels::<name>`` and return it.
+
+    Args:
+        name: operator name.
+        schema: argument and result part of its schema.
+        launcher: "module:function" below otkernels, imported when the operator first executes, so
+            that importing otkernels never imports Triton.
+        fake: function of the same arguments that returns empty results of the right shape.
+    """
+    module, function = launcher.split(":")
+
+    def launch(*args):
+        return getattr(importlib.import_module(f"otkernels.{module}"), function)(*args)
+
+    qualified = f"otkernels::{name}"
+    torch.library.define(qualified, schema)
+    torch.library.impl(qualified, "CompositeExplicitAutograd", launch)
+    torch.library.register_fake(qualified, fake)
+    op = getattr(torch.ops.otkernels, name).default
+
+    def batched(info, in_dims, *args):
+        """vmap: every tensor argument takes leading axes, so the mapped axis becomes the first."""
+        moved = [
+            a if d is None and not isinstance(a, torch.Tensor) else _to_front(a, d, info.batch_size)
+            for a, d in zip(args, in_dims, strict=True)
+        ]
+        return op(*moved), (0,) * len(op._schema.returns)
+
+    torch.library.register_vmap(qualified, batched)
+    return op
+
+
+def _to_front(tensor, dim, size):
+    return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+
+
+def value_and_grad(op, x, y, *args):
+    """The value of a raw op ``(x, y, *args, need_x, need_y) -> (value, grad_x, grad_y)``.
+
+    Differentiable once with respect to x and y.
+    """
+    grad = torch.is_grad_enabled()
+    return _ValueAndGrad.apply(op, x, y, args, grad and x.requires_grad, grad and y.requires_grad)
+
+
+class _ValueAndGrad(torch.autograd.Function):
+    """Value and gradient from one launch; backward multiplies the gradient by its cotangent."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(op, x, y, args, need_x, need_y):
+        return op(x, y, *args, need_x, need_y)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        _, x, y, _, ctx.need_x, ctx.need_y = inputs
+        value, grad_x, grad_y = output
+        ctx.mark_non_differentiable(grad_x, grad_y)
+        ctx.save_for_backward(x, y, value, grad_x, grad_y)
+
+    @staticmethod
+    def backward(ctx, grad_out, _grad_of_grad_x, _grad_of_grad_y):
+        x, y, value, grad_x, grad_y = ctx.saved_tensors
+        # A kernel's gradient is NaN only at the points it met a NaN; the whole problem's must be.
+        grad_out = torch.where(value.isnan(), value, grad_out)
+        out_x = _scale(grad_x, grad_out) if ctx.need_x else None
+        out_y = _scale(grad_y, grad_out) if ctx.need_y else None
+        if torch.is_grad_enabled():
+            out_x = None if out_x is None else _FirstOrder.apply(out_x, x, y)
+            out_y = None if out_y is None else _FirstOrder.apply(out_y, x, y)
+        return None, out_x, out_y, None, None, None
+
+
+def _scale(grad, grad_out):
+    shape = grad_out.shape + (1,) * (grad.dim() - grad_out.dim())
+    return (grad * grad_out.reshape(shape)).to(grad.dtype)
+
+
+class _FirstOrder(torch.autograd.Function):
+    """The identity on a gradient, tied to the points it was taken at, so that differentiating it
+    again is refused instead of silently missing a term.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(grad, x, y):
+        return grad.view_as(grad)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, grad_out):
+        raise NotImplementedError(
+            "otkernels: impl='cpu' and impl='triton' have first derivatives only. "
+            "Use impl='torch' where a second derivative is needed."
+        )

@@ -1,0 +1,5 @@
+"""Entry point for tools that still look for it; every setting is in pyproject.toml."""
+
+from setuptools import setup
+
+setup()
