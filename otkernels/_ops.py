@@ -119,8 +119,9 @@ class _ValueAndGrad(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_out, _grad_of_grad_x, _grad_of_grad_y):
         x, y, value, grad_x, grad_y = ctx.saved_tensors
-        # A kernel's gradient is NaN only at the points it met a NaN; the whole problem's must be.
-        grad_out = torch.where(value.isnan(), value, grad_out)
+        # A fast form meets a NaN or an infinity only at some points; no point of that problem may
+        # get a finite gradient.
+        grad_out = torch.where(value.isfinite(), grad_out, torch.nan)
         out_x = _scale(grad_x, grad_out) if ctx.need_x else None
         out_y = _scale(grad_y, grad_out) if ctx.need_y else None
         if torch.is_grad_enabled():
@@ -135,8 +136,9 @@ def _scale(grad, grad_out):
 
 
 class _FirstOrder(torch.autograd.Function):
-    """The identity on a gradient, tied to the points it was taken at, so that differentiating it
-    again is refused instead of silently missing a term.
+    """The identity on a gradient, tied to the points it was taken at.
+
+    Differentiating that gradient again is then refused, instead of silently missing a term.
     """
 
     generate_vmap_rule = True

@@ -78,7 +78,9 @@ def _weighted_cells(levels_u, levels_v):
     levels = torch.cat([levels_u, levels_v], dim=-1).sort(dim=-1).values
     mass = torch.diff(levels, dim=-1, prepend=torch.zeros_like(levels[..., :1]))
     index = [
-        torch.searchsorted(side.detach().contiguous(), levels.detach()).clamp(max=side.shape[-1] - 1)
+        torch.searchsorted(side.detach().contiguous(), levels.detach()).clamp(
+            max=side.shape[-1] - 1
+        )
         for side in (levels_u, levels_v)
     ]
     return *index, mass
@@ -304,9 +306,7 @@ def _check_projections(name, projections, x):
     ok = len(shape) >= 2 and shape[-2] == d and shape[-1] > 0
     _check.require(ok, name, "projections", f"have shape ({d}, L) or (..., {d}, L)", shape)
     same = projections.device == x.device
-    _check.require(
-        same, name, "projections", f"be on x's device {x.device}", projections.device
-    )
+    _check.require(same, name, "projections", f"be on x's device {x.device}", projections.device)
 
 
 def _root(cost, p):

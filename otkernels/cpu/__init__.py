@@ -1,0 +1,1 @@
+"""Fused loss-and-gradient implementations for the CPU, one file per op."""
