@@ -10,6 +10,7 @@ import torch
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 REDUCTIONS = ("none", "mean", "sum")
+IMPLS = ("torch", "cpu", "triton")
 
 
 def message(function, argument, condition, got):

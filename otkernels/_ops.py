@@ -14,8 +14,6 @@ import torch
 
 from . import _check
 
-IMPLS = ("torch", "cpu", "triton")
-
 
 def accumulation_dtype(dtype):
     """Sums are taken in float64 for float64 input and in float32 for everything else."""
@@ -32,7 +30,7 @@ def choose_impl(function, impl, device):
         if device.type == "cuda" and importlib.util.find_spec("triton"):
             return "triton"
         return "cpu" if device.type == "cpu" else "torch"
-    _check.one_of(function, "impl", impl, IMPLS)
+    _check.one_of(function, "impl", impl, _check.IMPLS)
     if impl == "cpu":
         ok = device.type == "cpu"
         _check.require(ok, function, "impl", f"be 'torch' or 'triton' on {device}", "'cpu'")

@@ -56,6 +56,8 @@ class SlicedWassersteinLoss(nn.Module):
         _check.order(name, p)
         _check.one_of(name, "resample", resample, RESAMPLE)
         _check.one_of(name, "reduction", reduction, _check.REDUCTIONS)
+        if impl is not None:
+            _check.one_of(name, "impl", impl, _check.IMPLS)
         self.n_projections = n_projections
         self.p = p
         self.resample = resample

@@ -136,27 +136,29 @@ _SLICED_OPS = {
 }
 
 
-def _choose(function, impl, x, sizes, weighted, projections=None):
-    """The implementation that answers: fast ones take equal sizes, uniform weights, no gradient to
-    the directions; None goes to "torch" for the rest, an explicit request is refused by name.
+def _choose(function, impl, device, beyond):
+    """The implementation that answers a call with the list ``beyond`` of what only "torch" covers.
+
+    None then means "torch"; an explicit request for another is refused, naming the first item.
     """
-    chosen = _ops.choose_impl(function, impl, x.device)
-    reasons = {
-        "a and b": (weighted, "be None", "weights"),
-        "x and y": (sizes[0] != sizes[1], "have equal sizes", f"{sizes[0]} and {sizes[1]}"),
-        "projections": (
-            projections is not None and projections.requires_grad,
-            "not require a gradient",
-            "requires_grad=True",
-        ),
-    }
-    for argument, (missing, condition, got) in reasons.items():
-        if missing and impl is None:
-            return "torch"
-        if missing and chosen != "torch":
-            condition = f"{condition} with impl={chosen!r}"
-            raise _check.unsupported(function, argument, condition, got, "impl='torch'")
-    return chosen
+    chosen = _ops.choose_impl(function, impl, device)
+    if chosen == "torch" or not beyond:
+        return chosen
+    if impl is None:
+        return "torch"
+    argument, condition, got = beyond[0]
+    condition = f"{condition} with impl={chosen!r}"
+    raise _check.unsupported(function, argument, condition, got, "impl='torch'")
+
+
+def _beyond_fast(names, n, m, a, b, projections=None):
+    """(argument, condition, got) of each thing that the fast forms do not cover."""
+    if a is not None or b is not None:
+        yield "a and b", "be None", "weights"
+    if n != m:
+        yield names, "have equal sizes", f"{n} and {m}"
+    if projections is not None and projections.requires_grad:
+        yield "projections", "not require a gradient", "requires_grad=True"
 
 
 # --- public functions ---------------------------------------------------------------------------
@@ -202,8 +204,8 @@ def wasserstein_1d(u, v, *, p=2, a=None, b=None, impl=None):
     for argument, w in (("a", a), ("b", b)):
         if w is not None:
             batch = _check.broadcastable(name, argument, w.shape[:-1], batch, "u's and v's")
-    sizes = (u.shape[-1], v.shape[-1])
-    chosen = _choose(name, impl, u, sizes, a is not None or b is not None)
+    beyond = list(_beyond_fast("u and v", u.shape[-1], v.shape[-1], a, b))
+    chosen = _choose(name, impl, u.device, beyond)
     u, v = u.expand(*batch, -1), v.expand(*batch, -1)
     if chosen == "torch":
         dtype = _ops.accumulation_dtype(u.dtype)
@@ -286,8 +288,8 @@ def sliced_wasserstein(
     for argument, tensor, own in extra:
         if tensor is not None:
             batch = _check.broadcastable(name, argument, tensor.shape[:-own], batch, "x's and y's")
-    sizes = (x.shape[-2], y.shape[-2])
-    chosen = _choose(name, impl, x, sizes, a is not None or b is not None, projections)
+    beyond = list(_beyond_fast("x and y", x.shape[-2], y.shape[-2], a, b, projections))
+    chosen = _choose(name, impl, x.device, beyond)
     x, y = x.expand(*batch, -1, -1), y.expand(*batch, -1, -1)
     with _ops.without_autocast(x.device):
         if chosen == "torch":

@@ -37,6 +37,15 @@ def smoke(tmp_path_factory):
     return command("run", *options), out
 
 
+@pytest.fixture(autouse=True)
+def restored(monkeypatch):
+    """The command line sets the number of threads of its process, which here is pytest's."""
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def family():
     """Our family with our implementation and careful torch alone: quick, and no compiler."""

@@ -31,10 +31,12 @@ def use(monkeypatch):
 
 @pytest.fixture
 def clean(family, use, tmp_path):
-    """Records of a smoke run as they would be from a committed tree."""
+    """Records of a smoke run as they would be from a committed tree and one thread."""
     use(family)
     run("cpu", pattern="forward_backward$", smoke=True, out=tmp_path / "any.jsonl", seconds=0)
-    lines = [line | {"dirty": False} for line in records.read([tmp_path / "any.jsonl"])]
+    lines = [
+        line | {"dirty": False, "threads": 1} for line in records.read([tmp_path / "any.jsonl"])
+    ]
     records.append(tmp_path / "clean.jsonl", lines)
     return tmp_path / "clean.jsonl"
 

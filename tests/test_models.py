@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 import models.__main__ as command_line
-from models import quality, runs
+from models import cli, quality, runs
 from models.autoencoder import Autoencoder
 from models.data import Digits
 from models.evaluation import null_floor, prior_distance
@@ -240,6 +240,19 @@ def test_resumed_training_equals_uninterrupted_training(tmp_path):
     trained(resumed, epochs=4, callbacks=keep[1:], ckpt_path=tmp_path / "epoch=1.ckpt")
     for name, parameter in whole.named_parameters():
         assert torch.equal(parameter, resumed.get_parameter(name)), name
+
+
+def test_last_checkpoint_is_of_the_last_epoch_and_best_of_the_best(tmp_path):
+    class Worse(SlicedWAE):
+        def evaluate(self, codes, errors):
+            return {**super().evaluate(codes, errors), "loss": float(self.current_epoch)}
+
+    trained(Worse(), epochs=3, callbacks=cli.callbacks(tmp_path))
+    saved = {
+        path.name: torch.load(path, weights_only=True)["epoch"]
+        for path in (tmp_path / runs.CHECKPOINTS).iterdir()
+    }
+    assert saved == {"best.ckpt": 0, "last.ckpt": 2}
 
 
 # --- command line -------------------------------------------------------------------------------

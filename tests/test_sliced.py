@@ -617,7 +617,7 @@ X, Y = torch.rand(4, 3), torch.rand(4, 3)
          r"reduction must be one of 'none', 'mean', 'sum'; got 'avg'"),
         ((X, Y), {"impl": "gpu"}, ValueError,
          r"impl must be one of 'torch', 'cpu', 'triton'; got 'gpu'"),
-        ((X, Y), {"a": torch.rand(3)}, ValueError, r"a must have shape \(\.\.\., 4\),.* got \(3,\)"),
+        ((X, Y), {"a": torch.rand(3)}, ValueError, r"a must have shape \(\.\.\., 4\),"),
         ((X, Y), {"b": torch.ones(4).int()}, TypeError, r"b must be float16"),
         ((X, Y[:3]), {"impl": "cpu"}, NotImplementedError,
          r"x and y must have equal sizes with impl='cpu'; got 4 and 3. Use impl='torch'"),

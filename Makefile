@@ -1,0 +1,62 @@
+# Each target sets up what it needs in $(VENV) once; a second call does only its job.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
+MADE_FROM := setup.py pyproject.toml .ci/constraints.txt
+GATE_VERSIONS := 3.6.0 3.9.0
+
+.PHONY: train test verify bench gate gpu lint clean
+
+train: $(VENV)/models.done
+	$(BIN)/python -m models fit
+
+test: $(VENV)/dev.done
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+verify: $(VENV)/verify.done
+	$(BIN)/python -m otkernels.verify
+
+bench: $(VENV)/dev.done
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks run
+	$(BIN)/python -m benchmarks plot
+
+# Compiles every kernel for every target: with the pinned Triton, the oldest and the newest that are
+# supported, and rewrites the register tables. Takes an hour or so.
+gate: $(VENV)/dev.done $(GATE_VERSIONS:%=$(VENV)/triton-%)
+	$(BIN)/python -m tests.compile_gate --update --jobs 2
+	for version in $(GATE_VERSIONS); do \
+	  PYTHONPATH=$(VENV)/triton-$$version $(BIN)/python -m tests.compile_gate --update --jobs 2 \
+	    || exit 1; \
+	done
+
+gpu: $(VENV)/dev.done
+	$(BIN)/python -m benchmarks gpu
+
+lint: $(VENV)/dev.done
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+
+clean:
+	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .ruff_cache
+
+# --- set-up -------------------------------------------------------------------------------------
+
+$(VENV)/pip.done:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/models.done: $(VENV)/pip.done $(MADE_FROM)
+	$(PIP_INSTALL) --editable '.[models]'
+	touch $@
+
+$(VENV)/verify.done: $(VENV)/pip.done $(MADE_FROM)
+	$(PIP_INSTALL) --editable '.[verify]'
+	touch $@
+
+$(VENV)/dev.done: $(VENV)/pip.done $(MADE_FROM)
+	$(PIP_INSTALL) --editable '.[dev]'
+	touch $@ $(VENV)/models.done $(VENV)/verify.done
+
+$(VENV)/triton-%: $(VENV)/pip.done
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ triton==$*

@@ -1,0 +1,234 @@
+"""Compile every kernel ahead of time, with no GPU, and read what the machine code needs.
+
+    python -m tests.compile_gate             compile everything with the Triton that is imported
+    python -m tests.compile_gate --update    and write the register table of this Triton version
+
+A kernel passes on a target if no register spills and its shared memory fits. The table of
+registers, shared bytes and instructions is committed (tests/registers/), so a change shows in diff.
+"""
+
+import argparse
+import concurrent.futures
+import functools
+import json
+import multiprocessing
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from otkernels.kernels import matmul, sliced
+
+TABLES = pathlib.Path(__file__).parent / "registers"
+
+# Target: (Triton's description, bytes of shared memory a program may use).
+TARGETS = {
+    "sm_80": (GPUTarget("cuda", 80, 32), 163 * 1024),
+    "sm_90": (GPUTarget("cuda", 90, 32), 227 * 1024),
+    "sm_100": (GPUTarget("cuda", 100, 32), 227 * 1024),
+    "gfx942": (GPUTarget("hip", "gfx942", 64), 64 * 1024),
+}
+
+POINTERS = {torch.float16: "*fp16", torch.float32: "*fp32", torch.float64: "*fp64"}
+LONGEST = sliced.MERGED
+
+
+class Case:
+    """One kernel with one choice of constants: what a launch on some target would compile."""
+
+    def __init__(self, name, kernel, pointers, constants, threads, precision=None):
+        self.name = name
+        self.kernel = kernel
+        self.pointers = pointers
+        self.constants = constants
+        self.threads = threads
+        self.precision = precision
+
+    def compile(self, target):
+        """The compiled kernel, with the alignment that freshly allocated tensors have."""
+        hip = target.backend == "hip"
+        constants = dict(self.constants)
+        if self.precision is not None:
+            constants["PRECISION"] = "ieee" if hip else self.precision
+        names = self.kernel.arg_names
+        signature = {
+            n: "constexpr" if n in constants else self.pointers.get(n, "i32") for n in names
+        }
+        source = ASTSource(
+            fn=self.kernel,
+            signature=signature,
+            constexprs={(names.index(n),): v for n, v in constants.items()},
+            attrs={(names.index(n),): [["tt.divisibility", 16]] for n in self.pointers},
+        )
+        options = {"num_warps": max(1, self.threads // target.warp_size)}
+        if not hip:
+            options |= sliced.launch_options(self.threads)
+        return triton.compile(source, target=target, options=options)
+
+
+def match_flags(orders):
+    """Flag sets of a matching kernel: values only, gradient to one cloud, to both."""
+    for p in orders:
+        for need_u, need_v in ((False, False), (True, False), (True, True)):
+            yield {"P": p, "NEED_U": need_u, "NEED_V": need_v}
+
+
+def label(flags):
+    return ",".join(f"{k}={v}" for k, v in flags.items())
+
+
+def sort_cases():
+    """Every configuration that sort_config can choose, for the kernels that sort."""
+    rows = {n: POINTERS[torch.float32] for n in ("u_ptr", "v_ptr", "part_ptr")}
+    for log, threads in sorted({sliced.sort_config(n) for n in range(1, sliced.FUSED + 1)}):
+        for flags in match_flags((2.0,) if log < 13 else (1.0, 2.0, 1.5)):
+            constants = {**flags, "LOG": log, "THREADS": threads}
+            name = f"match log={log} {label(flags)}"
+            yield Case(name, sliced._match_kernel, rows, constants, threads)
+    lengths = range(sliced.FUSED + 1, sliced.MERGED + 1)
+    for log, threads in sorted({sliced.sort_config(triton.cdiv(n, 2)) for n in lengths}):
+        pointers = {"x_ptr": "*fp32", "key_ptr": "*i32", "position_ptr": "*i32"}
+        for payload in (False, True):
+            constants = {"PAYLOAD": payload, "LOG": log, "THREADS": threads}
+            name = f"sort_run log={log} PAYLOAD={payload}"
+            yield Case(name, sliced._sort_run_kernel, pointers, constants, threads)
+        pointers = rows | {
+            n: "*i32" for n in ("key_u_ptr", "key_v_ptr", "position_u_ptr", "position_v_ptr")
+        }
+        for flags in match_flags((1.0, 2.0, 1.5)):
+            constants = {**flags, "LOG": log, "BLOCK": sliced.RANKS}
+            name = f"merge_match log={log} {label(flags)}"
+            yield Case(name, sliced._merge_match_kernel, pointers, constants, 128)
+
+
+def rank_cases():
+    for dtype in (torch.float32, torch.float64):
+        floats = ("u_ptr", "v_ptr", "sorted_u_ptr", "sorted_v_ptr", "part_ptr")
+        pointers = dict.fromkeys(floats, POINTERS[dtype])
+        pointers |= {"position_u_ptr": "*i64", "position_v_ptr": "*i64"}
+        for flags in match_flags((1.0, 2.0, 1.5)):
+            constants = {**flags, "BLOCK": sliced.RANKS}
+            name = f"rank_match {dtype} {label(flags)}"
+            yield Case(name, sliced._rank_match_kernel, pointers, constants, 128)
+
+
+def matmul_cases():
+    """Every tile that matmul_config can choose, float32 and float64, from halves in the largest."""
+    sides = [1, 32, 64]
+    for dtype in (torch.float32, torch.float64):
+        configs = {matmul.matmul_config(m, n, dtype) for m in sides for n in sides}
+        for block_m, block_n, block_k, warps in sorted(configs):
+            tile = {"BLOCK_M": block_m, "BLOCK_N": block_n, "BLOCK_K": block_k}
+            for accumulate in (False, True):
+                inputs = [dtype]
+                if (block_m, block_n) == (64, 64) and dtype == torch.float32:
+                    inputs.append(torch.float16)
+                for given in inputs:
+                    pointers = {"a_ptr": POINTERS[dtype], "out_ptr": POINTERS[dtype]}
+                    pointers["b_ptr"] = POINTERS[given]
+                    yield Case(
+                        f"matmul {given}->{dtype} {label(tile)},ACCUMULATE={accumulate}",
+                        matmul._matmul_kernel,
+                        pointers,
+                        {"ACCUMULATE": accumulate, **tile},
+                        32 * warps,
+                        "ieee" if dtype == torch.float64 else "tf32x3",
+                    )
+
+
+@functools.cache
+def cases():
+    """All cases by name."""
+    return {c.name: c for c in (*sort_cases(), *rank_cases(), *matmul_cases())}
+
+
+def measure(case_name, target_name):
+    """Registers, spills, shared bytes and instructions of one case on one target."""
+    target, _ = TARGETS[target_name]
+    compiled = cases()[case_name].compile(target)
+    needs = _amd(compiled) if target.backend == "hip" else _nvidia(compiled)
+    return {**needs, "shared": compiled.metadata.shared}
+
+
+def _amd(compiled):
+    text = compiled.asm["amdgcn"]
+
+    def field(name):
+        return int(re.search(rf"\.{name}:\s+(\d+)", text).group(1))
+
+    spills = field("vgpr_spill_count") + field("sgpr_spill_count")
+    instructions = len(re.findall(r"^\s+[vsdgb][a-z]*_\w+", text, re.MULTILINE))
+    return {"registers": field("vgpr_count"), "spills": spills, "instructions": instructions}
+
+
+def _nvidia(compiled):
+    tool = pathlib.Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        usage, code = (
+            subprocess.run([tool, flag, file.name], capture_output=True, text=True, check=True)
+            for flag in ("-res-usage", "-sass")
+        )
+    registers = int(re.search(r"REG:(\d+)", usage.stdout + usage.stderr).group(1))
+    return {
+        "registers": registers,
+        "spills": len(re.findall(r"\b(?:LDL|STL)\b", code.stdout)),
+        "instructions": len(re.findall(r"^\s+/\*[0-9a-f]{4,}\*/", code.stdout, re.MULTILINE)),
+    }
+
+
+def problems(target_name, needs):
+    """What is wrong with one measurement, as a list of words."""
+    _, limit = TARGETS[target_name]
+    found = []
+    if needs["spills"]:
+        found.append(f"{needs['spills']} spill instructions")
+    if needs["shared"] > limit:
+        found.append(f"{needs['shared']} bytes of shared memory, limit {limit}")
+    return found
+
+
+def table_path(version):
+    return TABLES / f"triton-{version}.json"
+
+
+def main(arguments=None):
+    parser = argparse.ArgumentParser(prog="python -m tests.compile_gate", description=__doc__)
+    parser.add_argument("--update", action="store_true", help="write the register table")
+    parser.add_argument("--target", choices=TARGETS, action="append", help="default: all")
+    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--jobs", type=int, default=1)
+    options = parser.parse_args(arguments)
+    work = [
+        (name, target)
+        for target in options.target or TARGETS
+        for name in cases()
+        if options.only in name
+    ]
+    table, bad = {}, 0
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(options.jobs, mp_context=context) as pool:
+        results = pool.map(measure, *zip(*work, strict=True))
+        for (name, target), needs in zip(work, results, strict=True):
+            table.setdefault(target, {})[name] = needs
+            wrong = problems(target, needs)
+            bad += bool(wrong)
+            print(f"{target:7} {name:60} {needs} {'; '.join(wrong)}", flush=True)
+    print(
+        f"Triton {triton.__version__}: {len(work)} compiled, {bad} with spills or too much memory"
+    )
+    if options.update and not options.only and not options.target:
+        TABLES.mkdir(exist_ok=True)
+        table_path(triton.__version__).write_text(json.dumps(table, indent=1) + "\n")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

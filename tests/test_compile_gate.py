@@ -1,0 +1,69 @@
+import json
+
+import pytest
+import triton
+
+from tests import compile_gate as gate
+
+# One of each kernel, small enough for minutes-long CI; `make gate` compiles everything.
+REPRESENTATIVE = [
+    "match log=5 P=2.0,NEED_U=False,NEED_V=False",
+    "match log=8 P=2.0,NEED_U=True,NEED_V=False",
+    "match log=9 P=2.0,NEED_U=True,NEED_V=True",
+    "merge_match log=13 P=1.5,NEED_U=True,NEED_V=True",
+    "rank_match torch.float64 P=1.5,NEED_U=True,NEED_V=True",
+    "matmul torch.float16->torch.float32 BLOCK_M=64,BLOCK_N=64,BLOCK_K=32,ACCUMULATE=True",
+    "matmul torch.float64->torch.float64 BLOCK_M=64,BLOCK_N=64,BLOCK_K=16,ACCUMULATE=True",
+]
+
+
+def check(name, target):
+    needs = gate.measure(name, target)
+    assert not gate.problems(target, needs), needs
+    path = gate.table_path(triton.__version__)
+    if path.exists():
+        expected = json.loads(path.read_text())[target][name]
+        assert needs == expected, "changed: look at it, then run `make gate` and commit the table"
+
+
+@pytest.mark.parametrize("target", ["sm_90", "gfx942"])
+@pytest.mark.parametrize("name", REPRESENTATIVE)
+def test_representative(name, target):
+    check(name, target)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", gate.TARGETS)
+@pytest.mark.parametrize("name", gate.cases())
+def test_everything(name, target):
+    check(name, target)
+
+
+def test_the_tables_hold_every_case_and_no_problem():
+    tables = sorted(gate.TABLES.glob("triton-*.json"))
+    versions = {path.stem.removeprefix("triton-") for path in tables}
+    assert {"3.6.0", "3.7.1", "3.9.0"} <= versions
+    for path in tables:
+        table = json.loads(path.read_text())
+        assert set(table) == set(gate.TARGETS)
+        for target, rows in table.items():
+            assert set(rows) == set(gate.cases()), f"{path.name}, {target}: run `make gate`"
+            for name, needs in rows.items():
+                assert not gate.problems(target, needs), (path.name, target, name, needs)
+
+
+def test_a_spill_and_too_much_shared_memory_are_problems():
+    fine = {"registers": 90, "spills": 0, "instructions": 10, "shared": 64 * 1024}
+    assert not gate.problems("gfx942", fine)
+    assert gate.problems("gfx942", fine | {"spills": 1})
+    assert gate.problems("gfx942", fine | {"shared": 64 * 1024 + 1})
+
+
+def test_configurations_hold_every_row():
+    from otkernels.kernels import sliced
+
+    for n in (1, 31, 32, 33, 1000, 1024, 1025, 8191, 8192):
+        log, threads = sliced.sort_config(n)
+        assert 2**log >= max(n, threads)
+        assert threads in (32, 64, 128, 256, 512)
+        assert 2 ** (log - 1) < n or log == 5

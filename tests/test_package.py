@@ -1,0 +1,109 @@
+"""What holds for the package as a whole: public names, layers, a lean import."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import otkernels
+
+ROOT = pathlib.Path(otkernels.__file__).parent
+# Each module may import, of otkernels, what stands to its right. Others may import anything.
+LAYERS = {
+    "_check": set(),
+    "_version": set(),
+    "_ops": {"_check"},
+    "projections": {"_check"},
+    "sliced": {"_check", "_ops", "projections"},
+    "losses": {"_check", "projections", "sliced"},
+    "__init__": {"_version", "losses", "projections", "sliced"},
+    "cpu.sliced": {"_ops"},
+    "kernels.sliced": {"_ops", "kernels.matmul", "kernels.sort"},
+    "kernels.matmul": set(),
+    "kernels.sort": set(),
+    "cpu.__init__": set(),
+    "kernels.__init__": set(),
+}
+
+
+def imports(path):
+    """Modules of otkernels that a file imports, as names below otkernels."""
+    package = path.relative_to(ROOT).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            yield from _names(".".join(base), node)
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("otkernels"):
+            yield from _names("", node, node.module.removeprefix("otkernels").removeprefix("."))
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                assert not alias.name.startswith("otkernels."), path
+
+
+def _names(base, node, module=None):
+    module = node.module if module is None else module
+    if module:
+        yield f"{base}.{module}".removeprefix(".")
+    else:
+        for alias in node.names:
+            yield f"{base}.{alias.name}".removeprefix(".")
+
+
+def test_layers():
+    seen = set()
+    for path in ROOT.rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        if name.startswith("verify."):
+            continue
+        seen.add(name)
+        found = set(imports(path))
+        assert found <= LAYERS[name], (name, found - LAYERS[name])
+    assert seen == set(LAYERS)
+
+
+@pytest.mark.parametrize("folder", ["models", "benchmarks"])
+def test_programs_use_public_names_only(folder):
+    # The tuner times launch choices, which are not public.
+    for path in set((ROOT.parent / folder).rglob("*.py")) - {ROOT.parent / "benchmarks/tune.py"}:
+        private = {n for n in imports_of_program(path) if n.rpartition(".")[2].startswith("_")}
+        modules = {n for n in imports_of_program(path) if n.startswith(("cpu", "kernels"))}
+        assert not private | modules, path
+
+
+def imports_of_program(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("otkernels"):
+            yield from _names("", node, node.module.removeprefix("otkernels").removeprefix("."))
+            yield from (alias.name for alias in node.names)
+
+
+def test_public_names():
+    assert sorted(otkernels.__all__) == otkernels.__all__
+    for name in otkernels.__all__:
+        assert getattr(otkernels, name) is not None
+    for name in set(otkernels.__all__) - {"__version__"}:
+        assert getattr(otkernels, name).__doc__
+
+
+LEAN = """
+import sys
+blocked = ("triton", "ot", "geomloss", "lightning", "matplotlib", "scipy", "sklearn", "pykeops")
+for name in blocked:
+    sys.modules[name] = None
+import torch
+import otkernels
+x, y = torch.rand(5, 2, requires_grad=True), torch.rand(5, 2)
+otkernels.sliced_wasserstein(x, y).backward()
+assert x.grad.isfinite().all()
+loaded = [m for m in sys.modules if m.startswith(("otkernels.kernels", "otkernels.verify"))]
+assert not loaded, loaded
+assert not torch.cuda.is_initialized()
+"""
+
+
+def test_import_needs_only_torch_and_numpy_and_touches_no_gpu(tmp_path):
+    path = [str(ROOT.parent)] + [p for p in sys.path if p]
+    code = f"import sys; sys.path[:] = {path!r}\n{LEAN}"
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
