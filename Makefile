@@ -31,7 +31,7 @@ gate: $(VENV)/dev.done $(GATE_VERSIONS:%=$(VENV)/triton-%)
 	done
 
 gpu: $(VENV)/dev.done
-	$(BIN)/python -m benchmarks gpu
+	$(BIN)/python -m benchmarks gpu --minutes 20 --out runs/gpu
 
 lint: $(VENV)/dev.done
 	$(BIN)/python -m ruff check .

@@ -1,0 +1,128 @@
+"""Command line: ``python -m benchmarks run | plot | report | gpu``."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from . import CannotRun
+
+HERE = Path(__file__).resolve().parent
+DOCS = HERE.parent / "docs"
+
+
+def main(arguments=None):
+    """Run one command and return its exit code: 0 done, 1 something is wrong, 2 cannot run."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (CannotRun, FileNotFoundError) as error:
+        print(f"benchmarks {options.name}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="name", required=True)
+
+    run = commands.add_parser("run", help="check, time and record the cases")
+    run.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    run.add_argument("--cases", default="", metavar="REGEX", help="searched in case names")
+    run.add_argument("--smoke", action="store_true", help="tiny shapes; recorded only with --out")
+    run.add_argument("--out", type=Path, metavar="FILE", help="default: results/<device>.jsonl")
+    run.add_argument("--seconds", type=float, default=10.0, help="time budget of a case")
+    run.add_argument("--threads", type=int, help="CPU threads (default: 1 on cpu)")
+    run.add_argument("--memory", action="store_true", help="on cpu: also peak memory (slow)")
+    run.add_argument("--commit", help="commit of this clean tree, where there is no .git")
+    run.set_defaults(command=_run)
+
+    plot = commands.add_parser("plot", help="draw records as PNG files")
+    plot.add_argument("--records", type=Path, nargs="+", metavar="FILE")
+    plot.add_argument("--out", type=Path, default=DOCS / "figures", metavar="DIR")
+    plot.add_argument("--mode", default="forward_backward")
+    plot.add_argument("--allow-dirty", action="store_true", help="also records of edited trees")
+    plot.set_defaults(command=_plot)
+
+    report = commands.add_parser("report", help="print the tables and write them into the docs")
+    report.add_argument("--records", type=Path, nargs="+", metavar="FILE")
+    report.add_argument("--doc", type=Path, default=DOCS / "benchmarks.md", metavar="FILE")
+    report.add_argument("--allow-dirty", action="store_true", help="also records of edited trees")
+    report.set_defaults(command=_report)
+
+    gpu = commands.add_parser("gpu", help="tests, checks and records on a GPU, stage by stage")
+    gpu.add_argument("--minutes", type=float, default=20.0, help="time for all stages")
+    gpu.add_argument("--out", type=Path, default=Path("runs/gpu"), metavar="DIR")
+    gpu.add_argument("--tests", nargs="+", default=["tests"], metavar="PATH", help="for pytest")
+    gpu.add_argument("--tune", action="store_true", help="then time other block sizes")
+    gpu.add_argument("--commit", help="commit of this clean tree, where there is no .git")
+    gpu.set_defaults(command=_gpu)
+    return parser
+
+
+def _run(options):
+    threads = options.threads or (1 if options.device == "cpu" else None)
+    if threads:  # read by the libraries when they load, so set before torch is imported
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[variable] = str(threads)
+    import torch
+
+    from .run import run
+
+    if threads:
+        torch.set_num_threads(threads)
+    if options.device == "cuda":
+        _need_gpu(torch)
+    default = None if options.smoke else HERE / "results" / f"{options.device}.jsonl"
+    red = run(
+        options.device,
+        pattern=options.cases,
+        smoke=options.smoke,
+        out=options.out or default,
+        seconds=options.seconds,
+        with_memory=options.memory,
+        commit=options.commit,
+    )
+    for name in red:
+        print(f"benchmarks run: wrong result, not recorded: {name}", file=sys.stderr)
+    return 1 if red else 0
+
+
+def _plot(options):
+    from . import plot, records
+
+    lines = records.read(_files(options.records))
+    for path in plot.draw(lines, options.mode, options.out, options.allow_dirty):
+        print(path)
+    return 0
+
+
+def _report(options):
+    from . import records, report
+
+    text = report.text(records.read(_files(options.records)), options.allow_dirty)
+    report.write(options.doc, text)
+    print(text)
+    return 0
+
+
+def _gpu(options):
+    import torch
+
+    from . import gpu
+
+    _need_gpu(torch)
+    stages = gpu.stages(options.out, options.minutes, options.tests, options.tune, options.commit)
+    return gpu.run_stages(stages, options.out, options.minutes)
+
+
+def _need_gpu(torch):
+    if not torch.cuda.is_available():
+        raise CannotRun("needs a GPU, and torch.cuda.is_available() is False here")
+
+
+def _files(chosen):
+    return chosen or sorted((HERE / "results").glob("*.jsonl"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

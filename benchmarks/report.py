@@ -1,0 +1,202 @@
+"""Tables in Markdown from records, and their place in the docs."""
+
+from . import CannotRun, cases, records
+from .case import MODES
+
+BEGIN, END = "<!-- records: begin -->", "<!-- records: end -->"
+NO_GPU = "**Not yet measured on a GPU.** No record, estimate or extrapolation stands in for it."
+
+
+def write(doc, text):
+    """Replace what stands between the two markers in a file.
+
+    Raises:
+        CannotRun: the markers are missing.
+    """
+    page = doc.read_text()
+    if BEGIN not in page or END not in page.partition(BEGIN)[2]:
+        raise CannotRun(f"{doc.name} must hold the lines {BEGIN} and {END}")
+    before, _, rest = page.partition(BEGIN)
+    doc.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+
+
+def text(lines, allow_dirty=False):
+    """The tables of all machines: times and ratios, errors, memory, goals."""
+    lines = records.newest(lines, allow_dirty)
+    machines = {(li["device"], li["device_name"], li["threads"]): [] for li in lines}
+    for line in lines:
+        machines[line["device"], line["device_name"], line["threads"]].append(line)
+    parts = []
+    for device in ("cpu", "cuda"):
+        parts.append(f"### {'CPU' if device == 'cpu' else 'GPU'}\n")
+        own = [group for key, group in machines.items() if key[0] == device]
+        parts += [part for group in own for part in _machine(group)]
+        if not own:
+            parts.append(f"{NO_GPU if device == 'cuda' else 'No records yet.'}\n")
+            parts += [_goals(family, device, []) for family in cases.FAMILIES]
+    return "\n".join(part for part in parts if part)
+
+
+def _machine(lines):
+    yield _facts(lines)
+    for family in cases.FAMILIES:
+        own = [line for line in lines if line["op"] == family.op]
+        if not own:
+            continue
+        yield f"#### `{family.op}`, p = {family.p}\n"
+        yield _goals(family, own[0]["device"], own)
+        yield _slower(own)
+        for mode in MODES:
+            for clock in ("wall", "events", "graph"):
+                yield _times(family, own, mode, clock)
+        yield _errors(family, own)
+        yield _memory(family, own)
+        yield _missing(own)
+
+
+def _facts(lines):
+    def all_of(name):
+        return ", ".join(sorted({str(line[name]) for line in lines}))
+
+    edited = (
+        " **with uncommitted changes**" if any(li["dirty"] is not False for li in lines) else ""
+    )
+    commits = ", ".join(sorted({(line["commit"] or "unknown")[:10] for line in lines}))
+    days = ", ".join(sorted({line["time"][:10] for line in lines}))
+    driver = "" if lines[0]["device"] == "cpu" else f"driver {all_of('driver')}, "
+    return (
+        f"{all_of('device_name')}, {all_of('simd')}, CPU threads: {all_of('threads')}, {driver}"
+        f"Python {all_of('python')}, torch {all_of('torch')}, Triton {all_of('triton')}, "
+        f"NumPy {all_of('numpy')}, POT {all_of('pot')}; commit {commits}{edited}; {days}.\n"
+    )
+
+
+def _table(head, rows):
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)) + "\n"
+
+
+def _grid(family, lines, title, cell):
+    """A table of shapes by providers; ``cell`` turns (record, otkernels' record) into text."""
+    by_place = {(line["shape"], line["provider"]): line for line in lines}
+    names = [p.name for p in family.providers]
+    shapes = dict.fromkeys(line["shape"] for line in lines)
+    rows = []
+    for shape in shapes:
+        ours = by_place.get((shape, "otkernels"))
+        places = [by_place.get((shape, name)) for name in names]
+        rows.append([shape, *("–" if line is None else cell(line, ours) for line in places)])
+    return f"{title}\n\n{_table(['shape', *names], rows)}" if rows else ""
+
+
+def _times(family, lines, mode, clock):
+    lines = [
+        line
+        for line in lines
+        if (line["mode"], line["clock"]) == (mode, clock) and line["ms_p50"] is not None
+    ]
+
+    def cell(line, ours):
+        ms = line["ms_p50"]
+        time = f"{ms:.3g}" if ms < 1000 else f"{ms:.0f}"
+        if ours is None or line is ours:
+            return time
+        ratio = line["ms_p50"] / ours["ms_p50"]
+        return f"{time} ({ratio:.2g}×)" if ratio >= 1 else f"{time} (**{ratio:.2g}×**)"
+
+    title = f"Median ms, {mode.replace('_', ' ')}, {clock} clock (times otkernels' median)."
+    return _grid(family, lines, title, cell)
+
+
+def _errors(family, lines):
+    lines = [
+        line
+        for line in lines
+        if (line["mode"], line["clock"]) == ("forward_backward", "wall") and not line["missing"]
+    ]
+
+    def cell(line, _):
+        return f"{line['error_value']:.0e} / {line['error_grad']:.0e}"
+
+    return _grid(family, lines, "Error of value / of gradient against float64.", cell)
+
+
+def _memory(family, lines):
+    lines = [
+        line
+        for line in lines
+        if (line["mode"], line["clock"]) == ("forward_backward", "wall")
+        and line["peak_bytes"] is not None
+    ]
+    title = "Peak memory above the inputs in MB, forward backward."
+    return _grid(family, lines, title, lambda line, _: f"{line['peak_bytes'] / 1e6:.1f}")
+
+
+def _slower(lines):
+    """Where a peer beats us, in words, so that no table has to be searched for it."""
+    ours = {_place(li): li["ms_p50"] for li in lines if li["provider"] == "otkernels"}
+    lost = dict.fromkeys(
+        f"{line['shape']} {line['mode']} ({line['clock']}, {line['provider']})"
+        for line in lines
+        if line["ms_p50"] and ours.get(_place(line)) and line["ms_p50"] < ours[_place(line)]
+    )
+    found = "".join(f"\n- {place}" for place in lost)
+    return f"Slower than a peer at:\n{found}\n" if lost else "Slower than a peer: nowhere.\n"
+
+
+def _place(line):
+    return line["shape"], line["mode"], line["clock"]
+
+
+def _missing(lines):
+    reasons = dict.fromkeys(
+        f"{line['provider']}, {line['shape']} {line['mode']} {line['clock'] or ''}: "
+        f"{line['missing']}"
+        for line in lines
+        if line["missing"]
+    )
+    found = "".join(f"\n- {reason}" for reason in reasons)
+    return f"Not run:\n{found}\n" if reasons else ""
+
+
+def _goals(family, device, lines):
+    rows = []
+    for goal in family.goals:
+        if goal.device == device:
+            measured = _measured(goal, lines)
+            rows.append([*_goal_text(goal), *_verdict(goal, measured)])
+    head = ["goal, forward and gradient to x", "clock", "target", "measured", "reached"]
+    return _table(head, rows) if rows else ""
+
+
+def _goal_text(goal):
+    if goal.quantity == "ms":
+        return f"{goal.shape}: time", goal.clock, f"≤ {goal.target:g} ms"
+    if goal.quantity == "memory":
+        return f"{goal.shape}: peak memory over {goal.against}", goal.clock, f"≤ {goal.target:g}"
+    return f"{goal.shape}: speed over {goal.against}", goal.clock, f"≥ {goal.target:g}×"
+
+
+def _measured(goal, lines):
+    """What the records say about a goal, or None."""
+    here = {
+        line["provider"]: line
+        for line in lines
+        if _place(line) == (goal.shape, "forward_backward", goal.clock)
+    }
+    field = "peak_bytes" if goal.quantity == "memory" else "ms_p50"
+    ours = here.get("otkernels", {}).get(field)
+    peer = here.get(goal.against, {}).get(field)
+    if goal.quantity == "ms":
+        return ours
+    if not ours or not peer:
+        return None
+    return peer / ours if goal.quantity == "speedup" else ours / peer
+
+
+def _verdict(goal, measured):
+    if measured is None:
+        return "not measured", "–"
+    reached = measured >= goal.target if goal.quantity == "speedup" else measured <= goal.target
+    unit = {"speedup": "×", "ms": " ms", "memory": ""}[goal.quantity]
+    return f"{measured:.3g}{unit}", "yes" if reached else "**no**"

@@ -1,0 +1,228 @@
+"""Sliced Wasserstein against its peers, p = 2, all on the same given directions."""
+
+import contextlib
+import io
+import math
+
+import torch
+
+import otkernels
+
+from .case import Expected, Family, Goal, Provider, Shape
+
+# --- shapes -------------------------------------------------------------------------------------
+
+_MODELS = (
+    Shape(1, 100, 2, 50, "models/: default batch, latent plane"),
+    Shape(1, 100, 8, 50, "models/: default batch, eight latent dimensions"),
+    Shape(1, 500, 8, 50, "models/: the batch of the published SWAE code"),
+)
+_GOALS = tuple(Shape(1, n, 64, 128, f"goal: one batch of {n} codes") for n in (1024, 4096, 16384))
+_ODD = Shape(1, 3000, 64, 128, "N not a power of two")
+
+SHAPES = {
+    "cpu": (
+        *_GOALS,
+        *_MODELS,
+        _ODD,
+        Shape(16, 512, 32, 64, "a batch of problems; POT loops over it"),
+        Shape(1, 65536, 64, 32, "rows larger than a second-level cache"),
+        Shape(1, 262144, 16, 16, "a point cloud; sorting dominates"),
+    ),
+    "cuda": (
+        _GOALS[0],
+        Shape(1, 1024, 64, 1024, "goal S1: many short rows"),
+        Shape(64, 512, 32, 256, "goal S2: a batch of problems; POT loops over it"),
+        Shape(1, 4096, 64, 1024, "goal S3: sort-bound"),
+        Shape(1, 16384, 64, 1024, "goal S4: rows sorted in two runs"),
+        Shape(1, 65536, 64, 128, "goal S5: rows too long for one program"),
+        Shape(1, 1_000_000, 64, 128, "goal S5: a point cloud, library sort"),
+        *_GOALS[1:],
+        *_MODELS,
+        _ODD,
+    ),
+    "smoke": (
+        Shape(1, 64, 8, 16, "smoke"),
+        Shape(3, 33, 5, 7, "smoke, a batch of odd sizes"),
+    ),
+}
+
+
+def inputs(shape):
+    """Shifted and stretched codes x, standard normal y, directions: the start of a training.
+
+    Were x and y alike, all gaps would be differences of nearly equal numbers, and the relative
+    error of any float32 code would mostly be that of the question.
+    """
+    generator = torch.Generator().manual_seed(shape.N)
+    batch = () if shape.B == 1 else (shape.B,)
+    x, y = (torch.randn(*batch, shape.N, shape.D, generator=generator) for _ in range(2))
+    x = x * torch.linspace(0.5, 1.5, shape.D) + 0.5
+    projections = otkernels.sample_projections(shape.D, shape.L, generator=generator)
+    return x, y, projections
+
+
+# --- reference ----------------------------------------------------------------------------------
+
+# Projections of one cloud that the float64 reference holds at a time.
+_CHUNK = 2**22
+
+
+def expect(x, y, projections):
+    """Value and gradients by the definition in float64, a few directions at a time.
+
+    The longest chain of additions behind a value is D (a projection), then N, then L; behind an
+    entry of a gradient it is D, then L.
+    """
+    eps = torch.finfo(x.dtype).eps
+    x, y, projections = (t.detach().double() for t in (x, y, projections))
+    x.requires_grad_()
+    y.requires_grad_()
+    (n, d), n_directions = x.shape[-2:], projections.shape[-1]
+    value, grads, slack = 0, [0, 0], [0, 0]
+    for theta in projections.split(max(1, _CHUNK * d // x.numel()), dim=-1):
+        share = theta.shape[-1] / n_directions
+        part = share * otkernels.sliced_wasserstein(x, y, projections=theta, impl="torch")
+        part_grads = torch.autograd.grad(part.sum(), (x, y))
+        value = value + part.detach()
+        for i, (grad, pair) in enumerate(zip(part_grads, ((x, y), (y, x)), strict=True)):
+            grads[i] = grads[i] + grad
+            slack[i] = slack[i] + share * _order_slack(*pair, theta, eps)
+    terms = n_directions + d
+    return Expected(value, tuple(grads), tuple(slack), terms + n, terms)
+
+
+@torch.no_grad()
+def _order_slack(cloud, other, theta, eps):
+    """How far a gradient may move because rounded projections leave the order of points open.
+
+    Rounding moves a projection by up to (1 + sqrt(D)) eps of the largest one, the rule of
+    ``measure.check``. Points closer than two such moves may be sorted either way, and each may then
+    be matched to the partner of any other.
+    """
+    u, v = ((t @ theta).mT.contiguous() for t in (cloud, other))
+    in_order, partners = u.sort(-1).values, v.sort(-1).values
+    reach = 2 * (1 + math.sqrt(cloud.shape[-1])) * eps * torch.maximum(u.abs().max(), v.abs().max())
+    first = torch.searchsorted(in_order, u - reach)
+    last = torch.searchsorted(in_order, u + reach, right=True) - 1
+    spread = partners.gather(-1, last) - partners.gather(-1, first)
+    return spread.mT @ theta.abs().mT * (2 / spread.shape[-1] / spread.shape[-2])
+
+
+# --- providers ----------------------------------------------------------------------------------
+
+
+def _ours(x, y, projections):
+    return otkernels.sliced_wasserstein(x, y, projections=projections)
+
+
+def _definition(x, y, projections):
+    return otkernels.sliced_wasserstein(x, y, projections=projections, impl="torch")
+
+
+def careful(x, y, projections):
+    """What someone who knows torch writes: rows contiguous, two sorts, subtract, square, mean."""
+    u, v = ((projections.mT @ t.mT).sort(dim=-1).values for t in (x, y))
+    return (u - v).square().mean(dim=(-2, -1))
+
+
+def _compiled():
+    # A graph of an earlier shape would count towards the limit of recompilations.
+    torch.compiler.reset()
+    return torch.compile(careful, fullgraph=True, dynamic=False)
+
+
+def _pot():
+    # KeOps, which POT imports where it is installed, prints about CUDA on import.
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        import ot
+
+    def one(x, y, projections):
+        return ot.sliced_wasserstein_distance(x, y, projections=projections) ** 2
+
+    def function(x, y, projections):
+        if x.dim() == 2:
+            return one(x, y, projections)
+        return torch.stack([one(a, b, projections) for a, b in zip(x, y, strict=True)])
+
+    return function
+
+
+def _pot_error(shape):
+    """POT cumulates the weights 1 / N in float32, so each is right within eps, relative N eps."""
+    return shape.N * torch.finfo(torch.float32).eps
+
+
+PROVIDERS = (
+    Provider("otkernels", "sliced_wasserstein as users call it", lambda: _ours, ours=True),
+    Provider("definition", "the same with impl='torch'", lambda: _definition, ours=True),
+    Provider("torch", "two torch.sort along contiguous rows, subtract, mean", lambda: careful),
+    Provider("torch.compile", "the same, compiled for the shape", _compiled, per_shape=True),
+    Provider(
+        "pot",
+        "ot.sliced_wasserstein_distance, squared; loops over a batch",
+        _pot,
+        own_error=_pot_error,
+    ),
+)
+
+# --- costs and goals ----------------------------------------------------------------------------
+
+
+def moved_bytes(shape, n_grads, itemsize):
+    """Both clouds and the directions read once, each gradient written once."""
+    return itemsize * (shape.B * (2 + n_grads) * shape.N * shape.D + shape.D * shape.L)
+
+
+def flops(shape, n_grads):
+    """Projection of both clouds and one product of the same size for each gradient."""
+    return 2 * shape.B * shape.N * shape.D * shape.L * (2 + n_grads)
+
+
+def _speedups(device, clock, shape, pot, torch_):
+    return (
+        Goal(device, shape, clock, "speedup", pot, "pot"),
+        Goal(device, shape, clock, "speedup", torch_, "torch"),
+    )
+
+
+def _times(shape, graph_ms, wall_ms=None):
+    goals = (Goal("cuda", shape, "graph", "ms", graph_ms),)
+    return goals if wall_ms is None else (*goals, Goal("cuda", shape, "wall", "ms", wall_ms))
+
+
+GOALS = (
+    *_speedups("cpu", "wall", "B1-N1024-D64-L128", 18, 6),
+    *_speedups("cpu", "wall", "B1-N4096-D64-L128", 38, 6.5),
+    *_speedups("cpu", "wall", "B1-N16384-D64-L128", 60, 7.5),
+    *_times("B1-N1024-D64-L128", 0.060, 0.130),
+    *_speedups("cuda", "wall", "B1-N1024-D64-L128", 5, 1.6),
+    *_times("B1-N1024-D64-L1024", 0.060, 0.130),
+    *_speedups("cuda", "wall", "B1-N1024-D64-L1024", 5, 1.6),
+    *_times("B64-N512-D32-L256", 0.40),
+    *_speedups("cuda", "wall", "B64-N512-D32-L256", 100, 4),
+    *_times("B1-N4096-D64-L1024", 0.33),
+    *_speedups("cuda", "wall", "B1-N4096-D64-L1024", 5, 1.4),
+    *_times("B1-N16384-D64-L1024", 1.9),
+    *_speedups("cuda", "wall", "B1-N16384-D64-L1024", 4, 1.4),
+    *_times("B1-N65536-D64-L128", 1.3),
+    *_speedups("cuda", "wall", "B1-N65536-D64-L128", 4, 1.3),
+    Goal("cuda", "B1-N65536-D64-L128", "wall", "memory", 0.25, "pot"),
+    *_times("B1-N1000000-D64-L128", 20),
+    *_speedups("cuda", "wall", "B1-N1000000-D64-L128", 3, 1.3),
+    Goal("cuda", "B1-N1000000-D64-L128", "wall", "memory", 0.25, "pot"),
+)
+
+FAMILY = Family(
+    op="sliced_wasserstein",
+    p=2,
+    shapes=SHAPES,
+    providers=PROVIDERS,
+    inputs=inputs,
+    expect=expect,
+    bytes=moved_bytes,
+    flops=flops,
+    size=lambda shape: shape.B * shape.N * shape.L,
+    size_label="points of a cloud times directions, B N L",
+    goals=GOALS,
+)
