@@ -49,6 +49,8 @@ def same_kind(function, x, y, names):
 
 def broadcastable(function, argument, shape, batch, of):
     """``shape`` (leading axes) must broadcast to ``batch``; returns the broadcast shape."""
+    if not shape or shape == batch:  # the common cases; torch.broadcast_shapes takes its time
+        return batch
     try:
         return torch.broadcast_shapes(shape, batch)
     except RuntimeError:

@@ -162,11 +162,10 @@ def _sort(rows, scratch, side, need):
     np.copyto(words, rows)
     bits |= scratch.tag[: len(rows)]
     words.sort(axis=1)
-    # Infinities became NaN with their index, and the sort writes every NaN back as one constant.
+    # Infinities became NaN with their index, and the sort writes every NaN back as one constant, so
+    # the order of such a row is lost. Left unsorted its cost is still not finite, as it must be.
     lost = np.isnan(words[:, -1])
     order = bits & INDEX_MASK
     order[lost] = index[lost]
     values = rows.take(order, out=scratch.values[side][: len(rows)], mode="clip")
-    if lost.any():
-        values[lost] = np.sort(values[lost], axis=1)
     return values, order
