@@ -39,9 +39,13 @@ POINTERS = {torch.float16: "*fp16", torch.float32: "*fp32", torch.float64: "*fp6
 
 
 class Case:
-    """One kernel with one choice of constants: what a launch on some target would compile."""
+    """One kernel with one choice of constants: what a launch on some target would compile.
 
-    def __init__(self, name, kernel, pointers, constants, threads, precision=None):
+    ``aligned`` names the integers that are multiples of 16, which a launch tells the compiler.
+    """
+
+    def __init__(self, name, kernel, pointers, constants, threads, precision=None, aligned=()):
+        self.aligned = aligned
         self.name = name
         self.kernel = kernel
         self.pointers = pointers
@@ -63,7 +67,10 @@ class Case:
             fn=self.kernel,
             signature=signature,
             constexprs={(names.index(n),): v for n, v in constants.items()},
-            attrs={(names.index(n),): [["tt.divisibility", 16]] for n in self.pointers},
+            attrs={
+                (names.index(n),): [["tt.divisibility", 16]]
+                for n in (*self.pointers, *self.aligned)
+            },
         )
         options = {"num_warps": max(1, self.threads // target.warp_size)}
         if not hip:
@@ -92,6 +99,9 @@ def sort_cases():
             constants = {**flags, "LOG": log, "THREADS": threads}
             name = f"match log={log} {label(flags)}"
             yield Case(name, sliced._match_kernel, rows, constants, threads)
+            if log >= 12 and flags["NEED_V"]:
+                name += " n=16k"
+                yield Case(name, sliced._match_kernel, rows, constants, threads, aligned=("n",))
     lengths = range(sliced.FUSED + 1, sliced.MERGED + 1)
     for log, threads in sorted({sliced.sort_config(triton.cdiv(n, 2)) for n in lengths}):
         pointers = {"x_ptr": "*fp32", "key_ptr": "*i32", "position_ptr": "*i32"}
@@ -106,6 +116,24 @@ def sort_cases():
             constants = {**flags, "LOG": log, "BLOCK": sliced.RANKS}
             name = f"merge_match log={log} {label(flags)}"
             yield Case(name, sliced._merge_match_kernel, pointers, constants, 128)
+
+
+def one_point_cases():
+    """A launch turns integers that are 1 into constants, which are no tensors."""
+    for case in [*sort_cases(), *rank_cases(), *matmul_cases()]:
+        ones = {
+            sliced._match_kernel: ("n",),
+            sliced._rank_match_kernel: ("n",),
+            matmul._matmul_kernel: ("m", "n", "k", "stride_a_k", "stride_b_n", "stride_out_n"),
+        }.get(case.kernel, ())
+        if case.aligned:
+            continue
+        smallest = case.constants.get("LOG", 5) == 5 and case.constants.get("BLOCK_M", 16) == 16
+        both = case.constants.get("NEED_V", True) and case.constants.get("BLOCK_N", 16) == 16
+        if ones and smallest and both and case.constants.get("P", 2.0) == 2.0:
+            constants = case.constants | dict.fromkeys(ones, 1)
+            name = f"{case.name} with ones"
+            yield Case(name, case.kernel, case.pointers, constants, case.threads, case.precision)
 
 
 def rank_cases():
@@ -146,7 +174,7 @@ def matmul_cases():
 @functools.cache
 def cases():
     """All cases by name."""
-    return {c.name: c for c in (*sort_cases(), *rank_cases(), *matmul_cases())}
+    return {c.name: c for c in (*sort_cases(), *rank_cases(), *matmul_cases(), *one_point_cases())}
 
 
 def measure(case_name, target_name):

@@ -513,6 +513,19 @@ def test_nan_stays_in_its_problem(impl, p, device):
                 assert grad[0].isfinite().all()
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+def test_nan_of_the_largest_payload_is_not_taken_for_padding(impl, device):
+    bits = torch.tensor([0x7FFFFFFF, -1], dtype=torch.int32, device=device)
+    u = torch.rand(4, 20, device=device)
+    u[0, [0, 19]], u[2, 7] = bits.view(torch.float32), bits[0].view(torch.float32)
+    value, grad, _ = value_and_grads(
+        lambda u, v: wasserstein_1d(u, v, impl=impl), u, torch.rand_like(u)
+    )
+    assert value.isnan().tolist() == [True, False, True, False]
+    assert grad[[0, 2]].isnan().all()
+    assert grad[[1, 3]].isfinite().all()
+
+
 @pytest.mark.parametrize("need", [True, False])
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("impl", IMPLS)

@@ -48,8 +48,9 @@ def _matmul_kernel(
 ):
     """One program: one BLOCK_M x BLOCK_N tile of one product, computed in out's dtype."""
     tiles_n = tl.cdiv(n, BLOCK_N)
-    tile = tl.program_id(0)
-    batch = tl.program_id(1).to(tl.int64)
+    tiles = tl.cdiv(m, BLOCK_M) * tiles_n
+    tile = tl.program_id(0) % tiles
+    batch = (tl.program_id(0) // tiles).to(tl.int64)
     row = (tile // tiles_n).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
     col = (tile % tiles_n).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     inner = tl.arange(0, BLOCK_K).to(tl.int64)
@@ -78,7 +79,7 @@ def matmul(a, b, out, accumulate=False):
     """
     batch, m, n = out.shape
     block_m, block_n, block_k, warps = matmul_config(m, n, out.dtype)
-    grid = (triton.cdiv(m, block_m) * triton.cdiv(n, block_n), batch)
+    grid = (batch * triton.cdiv(m, block_m) * triton.cdiv(n, block_n),)  # only x exceeds 2^16
     _matmul_kernel[grid](
         a,
         b,

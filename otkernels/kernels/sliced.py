@@ -108,7 +108,7 @@ def _finish(
     gap = tl.where(inside, u - v, 0.0)
     cost, slope = _cost_and_slope(gap, P)
     tl.store(part_ptr, tl.sum(cost))
-    slope = slope / (n.to(gap.dtype) * directions.to(gap.dtype))
+    slope = slope / n / directions  # one at a time: their product may pass 2^31
     if NEED_U:
         tl.store(u_row_ptr + from_u, slope, mask=inside)
     if NEED_V:
