@@ -62,7 +62,7 @@ def sliced(x, y, projections, p, need_x, need_y):
     ]
     cost = np.zeros(batch)
     step = max(1, min(n_directions, CHUNK // max(1, batch * n)))
-    buffers = [torch.empty(batch * step * n, dtype=dtype) for _ in clouds]
+    buffers = [c.new_empty(batch * step * n) for c in clouds]
     for start in range(0, n_directions, step):
         theta = directions[..., start : start + step]
         shape = (batch, theta.shape[-1], n)
