@@ -4,12 +4,14 @@ torch sorts rows on the CPU one scalar at a time; NumPy's sort is vectorised (AV
 and releases the GIL, but gives no permutation. So value and index travel together: a float32 cast
 to float64 leaves 29 zero bits, which hold the index, and sorting the float64 words sorts both.
 
-Cost per direction and point of one cloud, float32: one word of 8 bytes and one value of 4 sorted in
-cache, 2 D multiply-adds for the projection and 2 D for the gradient. Memory beyond the result: two
-chunks of at most ``CHUNK`` projections (or one direction of the whole batch) and, per thread, 20
-bytes for each element of a block.
+Cost per direction and point of one cloud, float32: one word of 8 bytes (or, where no gradient is
+needed, one value of 4) sorted in cache, D multiply-adds for the projection and D for the gradient.
+Memory beyond the result: two chunks of at most ``CHUNK`` projections (or one direction of the whole
+batch) and, per thread, up to 44 bytes for each element of a block. Buffers of that size are kept
+between calls: fresh memory costs a page fault every 4 KB, a tenth of a call at N = 16384.
 """
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -19,18 +21,18 @@ from otkernels._ops import accumulation_dtype
 
 # Elements sorted at a time, so that words, values and gaps stay in a core's second-level cache.
 BLOCK = 2**15
-# Projections of one cloud held at a time. Measured at N = 16384, D = 64: larger chunks pay for page
-# faults, smaller ones for thin matrix products.
-CHUNK = 2**19
+# Projections of one cloud held at a time. Smaller chunks read the cloud more often: with 2^19 a call
+# with N = 65536, D = 64 takes a sixth longer.
+CHUNK = 2**20
 # Below this many elements starting threads costs more than they save.
 PARALLEL = 2**17
 
-INDEX_BITS = 29
-INDEX_MASK = np.int64(2**INDEX_BITS - 1)
-# Set in the exponent of every word. It keeps their order (exponents of float32 lie in 874..1150,
-# where this bit is 1 below 1024 and 0 from there) and makes 0.0 a normal number: a denormal one
-# would lose its index where the processor flushes denormals to zero.
-EXPONENT_BIT = np.int64(2**61)
+# A float32 as float64 ends in 29 zero bits; the highest is left alone, as half a unit rounds.
+INDEX_MASK = np.int64(2**28 - 1)
+# Below 2^-149, where float32 ends, words are denormal: that of 0.0 is nothing but its index.
+DENORMAL = 5e-324
+
+_kept = threading.local()
 
 
 def line(u, v, p, need_u, need_v):
@@ -62,7 +64,8 @@ def sliced(x, y, projections, p, need_x, need_y):
     ]
     cost = np.zeros(batch)
     step = max(1, min(n_directions, CHUNK // max(1, batch * n)))
-    buffers = [c.new_empty(batch * step * n) for c in clouds]
+    numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
+    buffers = [torch.from_numpy(_buffer(k, batch * step * n, numpy_dtype)) for k in ("u", "v")]
     for start in range(0, n_directions, step):
         theta = directions[..., start : start + step]
         shape = (batch, theta.shape[-1], n)
@@ -85,21 +88,33 @@ def _no_grad(x):
     return x.new_empty((*x.shape[:-1], 0))
 
 
+def _buffer(name, size, dtype):
+    """An uninitialised array (size,) of this thread; one of up to ``CHUNK`` elements is reused."""
+    buffers = _kept.__dict__
+    buffer = buffers.get((name, dtype))
+    if buffer is None or buffer.size < size:
+        buffer = np.empty(size, dtype)
+        if size <= CHUNK:
+            buffers[name, dtype] = buffer
+    return buffer[:size]
+
+
 def _match(u, v, p, need_u, need_v):
     """Match rows of u and v (R, N) by rank; overwrites both.
 
     Returns sum_i |gap_i|^p of each row (float64). Where needed, u and v are left holding the
     derivative of that sum at each point, without its factor p; otherwise their content is scratch.
     """
-    cost = np.empty(u.shape[0])
-    per_block = max(1, min(u.shape[0], BLOCK // u.shape[1]))
-    blocks = range(0, u.shape[0], per_block)
+    rows, n = u.shape
+    cost = np.empty(rows)
+    per_block = max(1, min(rows, BLOCK // n))
+    blocks = range(0, rows, per_block)
+    index = np.arange(per_block * n).reshape(per_block, n)
 
     def run(part):
-        scratch = _Scratch(per_block, u.shape[1])
         for start in part:
-            rows = slice(start, start + per_block)
-            cost[rows] = _match_block(u[rows], v[rows], scratch, p, need_u, need_v)
+            block = slice(start, start + per_block)
+            cost[block] = _match_block(u[block], v[block], index, p, need_u, need_v)
 
     threads = min(torch.get_num_threads(), len(blocks)) if u.size > PARALLEL else 1
     if threads <= 1:
@@ -110,20 +125,10 @@ def _match(u, v, p, need_u, need_v):
     return cost
 
 
-class _Scratch:
-    """Buffers of one thread for sorting a block of ``rows`` x ``n`` float32 with its indices."""
-
-    def __init__(self, rows, n):
-        self.index = np.arange(rows * n).reshape(rows, n)
-        self.tag = self.index | EXPONENT_BIT
-        self.words = np.empty((rows, n))
-        self.values = [np.empty((rows, n), np.float32) for _ in range(2)]
-
-
-def _match_block(u, v, scratch, p, need_u, need_v):
-    """:func:`_match` for one block of rows."""
-    sorted_u, from_u = _sort(u, scratch, 0, need_u)
-    sorted_v, from_v = _sort(v, scratch, 1, need_v)
+def _match_block(u, v, index, p, need_u, need_v):
+    """:func:`_match` for one block of rows; ``index`` (rows, N) numbers its elements."""
+    sorted_u, from_u = _sort("u", u, index, need_u)
+    sorted_v, from_v = _sort("v", v, index, need_v)
     gap = np.subtract(sorted_u, sorted_v, out=sorted_u)
     cost, slope = _power(gap, p)
     if need_u:
@@ -136,7 +141,8 @@ def _match_block(u, v, scratch, p, need_u, need_v):
 def _power(gap, p):
     """The sum of |gap|^p along rows, and sign(gap) |gap|^(p-1); may reuse gap's memory."""
     if p == 2:
-        return (gap * gap).sum(1), gap
+        square = _buffer("square", gap.size, gap.dtype.type).reshape(gap.shape)
+        return np.multiply(gap, gap, out=square).sum(1), gap
     size = np.abs(gap)
     if p == 1:
         return size.sum(1), np.sign(gap, out=gap)
@@ -144,7 +150,7 @@ def _power(gap, p):
     return np.multiply(size, slope, out=size).sum(1), np.copysign(slope, gap, out=slope)
 
 
-def _sort(rows, scratch, side, need):
+def _sort(side, rows, index, need):
     """Sorted rows and, if needed, the position in the flat block that each value came from.
 
     Without need, rows are sorted in place.
@@ -152,20 +158,29 @@ def _sort(rows, scratch, side, need):
     if not need:
         rows.sort(axis=1)
         return rows, None
-    index = scratch.index[: len(rows)]
-    if rows.dtype != np.float32 or index.size > INDEX_MASK:
+    index = index[: len(rows)]
+    if rows.dtype != np.float32 or index.size > INDEX_MASK or _flushes_denormals():
         order = rows.argsort(axis=1)
         order += index[:, :1]
         return rows.take(order), order
-    words = scratch.words[: len(rows)]
+    words = _buffer(f"{side} words", rows.size, np.float64).reshape(rows.shape)
     bits = words.view(np.int64)
     np.copyto(words, rows)
-    bits |= scratch.tag[: len(rows)]
+    bits |= index
     words.sort(axis=1)
-    # Infinities became NaN with their index, and the sort writes every NaN back as one constant, so
-    # the order of such a row is lost. Left unsorted its cost is still not finite, as it must be.
+    # Rounding drops the index: it is less than half a unit in the last place of a float32.
+    values = _buffer(f"{side} values", rows.size, np.float32).reshape(rows.shape)
+    np.copyto(values, words, casting="same_kind")
     lost = np.isnan(words[:, -1])
-    order = bits & INDEX_MASK
-    order[lost] = index[lost]
-    values = rows.take(order, out=scratch.values[side][: len(rows)], mode="clip")
+    order = np.bitwise_and(bits, INDEX_MASK, out=bits)
+    if lost.any():
+        # Infinities became NaN with their index, and the sort writes every NaN as one constant. Such
+        # a row stays unsorted: its cost is still not finite, as it must be.
+        order[lost] = index[lost]
+        values[lost] = rows[lost]
     return values, order
+
+
+def _flushes_denormals():
+    """Whether this thread's processor takes denormal numbers for 0 (torch.set_flush_denormal)."""
+    return not DENORMAL > 0.0
