@@ -227,6 +227,21 @@ def test_broadcast_and_expanded_and_strided_inputs(impl, device):
     torch.testing.assert_close(grad_one, grad_y[0])
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+def test_reads_nothing_around_its_inputs(impl, device):
+    given = problem(7, 3, 3, device=device)
+    inside = []
+    for tensor in given:
+        wide = tensor.new_full([s + 2 for s in tensor.shape], torch.nan)
+        wide[1:-1, 1:-1] = tensor
+        inside.append(wide[1:-1, 1:-1])
+
+    def cost(x, y, theta):
+        return sliced_wasserstein(x, y, projections=theta, impl=impl)
+
+    torch.testing.assert_close(cost(*inside), cost(*given), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("impl", FAST)
 @pytest.mark.parametrize("needs", [(True, False), (False, True)], ids=["x", "y"])
 def test_one_sided_gradient(impl, needs, device):

@@ -21,8 +21,8 @@ from otkernels._ops import accumulation_dtype
 
 # Elements sorted at a time, so that words, values and gaps stay in a core's second-level cache.
 BLOCK = 2**15
-# Projections of one cloud held at a time. Smaller chunks read the cloud more often: with 2^19 a call
-# with N = 65536, D = 64 takes a sixth longer.
+# Projections of one cloud held at a time. Smaller chunks read the cloud more often: with 2^19 a
+# call with N = 65536, D = 64 takes a sixth longer.
 CHUNK = 2**20
 # Below this many elements starting threads costs more than they save.
 PARALLEL = 2**17
@@ -174,8 +174,8 @@ def _sort(side, rows, index, need):
     lost = np.isnan(words[:, -1])
     order = np.bitwise_and(bits, INDEX_MASK, out=bits)
     if lost.any():
-        # Infinities became NaN with their index, and the sort writes every NaN as one constant. Such
-        # a row stays unsorted: its cost is still not finite, as it must be.
+        # Infinities became NaN with their index, and the sort writes every NaN as one constant.
+        # Such a row stays unsorted: its cost is still not finite, as it must be.
         order[lost] = index[lost]
         values[lost] = rows[lost]
     return values, order
