@@ -23,8 +23,8 @@ SHAPES = (
     Shape(1, 1024, 64, 128, "eight elements a thread"),
     Shape(1, 4096, 64, 128, "eight elements a thread, 512 threads"),
     Shape(64, 512, 32, 256, "a batch of problems"),
-    Shape(1, 8192, 64, 128, "the longest row of one program"),
-    Shape(1, 16384, 64, 128, "two runs and a merge"),
+    Shape(1, 8192, 64, 128, "two runs of 4096 and a merge"),
+    Shape(1, 16384, 64, 128, "two runs of 8192 and a merge"),
 )
 SECONDS = 0.3
 

@@ -99,7 +99,7 @@ def sort_cases():
             constants = {**flags, "LOG": log, "THREADS": threads}
             name = f"match log={log} {label(flags)}"
             yield Case(name, sliced._match_kernel, rows, constants, threads)
-            if log >= 12 and flags["NEED_V"]:
+            if 2**log == sliced.FUSED and flags["NEED_V"]:
                 name += " n=16k"
                 yield Case(name, sliced._match_kernel, rows, constants, threads, aligned=("n",))
     lengths = range(sliced.FUSED + 1, sliced.MERGED + 1)
@@ -109,6 +109,8 @@ def sort_cases():
             constants = {"PAYLOAD": payload, "LOG": log, "THREADS": threads}
             name = f"sort_run log={log} PAYLOAD={payload}"
             yield Case(name, sliced._sort_run_kernel, pointers, constants, threads)
+            name += " n=16k"
+            yield Case(name, sliced._sort_run_kernel, pointers, constants, threads, aligned=("n",))
         pointers = rows | {
             n: "*i32" for n in ("key_u_ptr", "key_v_ptr", "position_u_ptr", "position_v_ptr")
         }

@@ -29,12 +29,13 @@ def _grid(shape, bits):
     return size * (2.0 * torch.randint(0, 2, shape) - 1)
 
 
-def _separated(shape, theta):
-    while True:
+def _separated(shape, theta, tries=1000):
+    for _ in range(tries):
         cloud = _grid(shape, CLOUD_BITS) / 32
         gaps = (cloud @ theta).sort(dim=-2).values.diff(dim=-2)
         if not (gaps == 0).any():
             return cloud
+    raise ValueError(f"{shape[-2]} points in {shape[-1]} dimensions are too many to keep apart")
 
 
 def assert_close64(out, reference, *, terms, dtype=None):

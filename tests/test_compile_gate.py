@@ -10,6 +10,7 @@ REPRESENTATIVE = [
     "match log=5 P=2.0,NEED_U=False,NEED_V=False",
     "match log=8 P=2.0,NEED_U=True,NEED_V=False",
     "match log=9 P=2.0,NEED_U=True,NEED_V=True",
+    "sort_run log=12 PAYLOAD=True",
     "merge_match log=13 P=1.5,NEED_U=True,NEED_V=True",
     "rank_match torch.float64 P=1.5,NEED_U=True,NEED_V=True",
     "matmul torch.float16->torch.float32 BLOCK_M=64,BLOCK_N=64,BLOCK_K=32,ACCUMULATE=True",
@@ -62,7 +63,7 @@ def test_a_spill_and_too_much_shared_memory_are_problems():
 def test_configurations_hold_every_row():
     from otkernels.kernels import sliced
 
-    for n in (1, 31, 32, 33, 1000, 1024, 1025, 8191, 8192):
+    for n in (1, 31, 32, 33, 1000, 1024, 1025, 4096, 4097, 8192):
         log, threads = sliced.sort_config(n)
         assert 2**log >= max(n, threads)
         assert threads in (32, 64, 128, 256, 512)

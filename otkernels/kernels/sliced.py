@@ -24,8 +24,9 @@ from otkernels._ops import accumulation_dtype
 from .matmul import matmul
 from .sort import bitonic_sort, key_to_float, load_keys
 
-# Longest row that one program sorts in its registers, with both payloads and no spill.
-FUSED = 8192
+# Longest row of a pair that one program sorts in its registers. A pair of 8192 with both payloads
+# spills, up to 180 values, depending on the exponent and the version of Triton.
+FUSED = 4096
 # Longest row sorted as two runs that are merged while they are matched; the library sorts the rest.
 MERGED = 16384
 # Ranks that one program of the merge and rank kernels handles, with 4 warps.
@@ -37,7 +38,7 @@ DIRECTIONS = 16
 
 
 def sort_config(n):
-    """(log2 of the padded row, threads) to sort a row of n elements: 8 a thread, 16 at 8192.
+    """(log2 of the padded row, threads) to sort a row of n <= 8192: 8 elements a thread, then 16.
 
     More elements a thread mean fewer exchanges between threads but longer code, which then leaves
     the instruction cache. Chosen from compiled code (docs/kernels.md); not yet tuned on a GPU.
