@@ -16,6 +16,6 @@ def test_matches_float64(batch, m, n, k, given, accumulate, device):
     a = torch.randn(batch, k, m, dtype=dtype, device=device).mT
     b = torch.randn(k, n, device=device).to(given).expand(batch, k, n)
     out = torch.randn(batch, m, n, dtype=dtype, device=device)
-    start = out.double() if accumulate else 0
+    start = out.double().clone() if accumulate else 0
     matmul(a, b, out, accumulate=accumulate)
     assert_close64(out, start + a.double() @ b.double(), terms=k + 1)
