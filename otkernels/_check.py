@@ -5,6 +5,7 @@ also runs while torch.compile traces.
 """
 
 import math
+import numbers
 
 import torch
 
@@ -93,15 +94,15 @@ def weights(function, argument, value, points, of):
             f"be on {of}'s device {points.device}", value.device)  # fmt: skip
 
 
-def order(function, p):
+def exponent(function, p):
     """The exponent p: a finite number of at least 1."""
-    ok = isinstance(p, (int, float)) and not isinstance(p, bool) and math.isfinite(p) and p >= 1
+    ok = isinstance(p, numbers.Real) and not isinstance(p, bool) and math.isfinite(p) and p >= 1
     require(ok, function, "p", "be a finite number >= 1", repr(p))
 
 
 def positive_int(function, argument, value):
     """``value`` must be an integer of at least 1."""
-    ok = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    ok = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
     require(ok, function, argument, "be an integer >= 1", repr(value))
 
 

@@ -35,6 +35,8 @@ def choose_impl(function, impl, device):
         ok = device.type == "cpu"
         _check.require(ok, function, "impl", f"be 'torch' or 'triton' on {device}", "'cpu'")
     if impl == "triton":
+        found = importlib.util.find_spec("triton")
+        _check.require(found, function, "impl", "be 'torch' or 'cpu': no Triton here", "'triton'")
         interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
         condition = (
             f"be 'torch' or 'cpu' on {device} (Triton runs on CUDA and ROCm tensors, and on CPU "
@@ -47,8 +49,9 @@ def choose_impl(function, impl, device):
 
 def without_autocast(device):
     """A context in which autocast does not lower the precision of our own arithmetic."""
-    if device.type in ("cpu", "cuda") and torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
     return contextlib.nullcontext()
 
 
@@ -64,8 +67,11 @@ def register(name, schema, launcher, fake):
     """
     module, function = launcher.split(":")
 
-    def launch(*args):
-        return getattr(importlib.import_module(f"otkernels.{module}"), function)(*args)
+    def launch(first, *args):
+        run = getattr(importlib.import_module(f"otkernels.{module}"), function)
+        # Triton launches on the current device, which need not be that of the tensors.
+        with torch.cuda.device(first.device) if first.is_cuda else contextlib.nullcontext():
+            return run(first, *args)
 
     qualified = f"otkernels::{name}"
     torch.library.define(qualified, schema)
@@ -94,8 +100,9 @@ def value_and_grad(op, x, y, *args):
 
     Differentiable once with respect to x and y.
     """
-    grad = torch.is_grad_enabled()
-    return _ValueAndGrad.apply(op, x, y, args, grad and x.requires_grad, grad and y.requires_grad)
+    need_x, need_y = (torch.is_grad_enabled() and t.requires_grad for t in (x, y))
+    # A copy, because backward needs the value: users may change theirs in place.
+    return _ValueAndGrad.apply(op, x, y, args, need_x, need_y)[0].clone()
 
 
 class _ValueAndGrad(torch.autograd.Function):
@@ -109,23 +116,27 @@ class _ValueAndGrad(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, x, y, _, ctx.need_x, ctx.need_y = inputs
+        _, x, y, _, need_x, need_y = inputs
         value, grad_x, grad_y = output
+        ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(grad_x, grad_y)
-        ctx.save_for_backward(x, y, value, grad_x, grad_y)
+        ctx.needs = need_x, need_y
+        ctx.save_for_backward(x if need_x else None, y if need_y else None, value, grad_x, grad_y)
 
     @staticmethod
     def backward(ctx, grad_out, _grad_of_grad_x, _grad_of_grad_y):
-        x, y, value, grad_x, grad_y = ctx.saved_tensors
+        x, y, value, *grads = ctx.saved_tensors
+        if grad_out is None:
+            return (None,) * 6
         # A fast form meets a NaN or an infinity only at some points; no point of that problem may
         # get a finite gradient.
         grad_out = torch.where(value.isfinite(), grad_out, torch.nan)
-        out_x = _scale(grad_x, grad_out) if ctx.need_x else None
-        out_y = _scale(grad_y, grad_out) if ctx.need_y else None
+        grads = [
+            _scale(g, grad_out) if need else None for g, need in zip(grads, ctx.needs, strict=True)
+        ]
         if torch.is_grad_enabled():
-            out_x = None if out_x is None else _FirstOrder.apply(out_x, x, y)
-            out_y = None if out_y is None else _FirstOrder.apply(out_y, x, y)
-        return None, out_x, out_y, None, None, None
+            grads = [None if g is None else _FirstOrder.apply(g, x, y) for g in grads]
+        return None, *grads, None, None, None
 
 
 def _scale(grad, grad_out):
@@ -136,7 +147,8 @@ def _scale(grad, grad_out):
 class _FirstOrder(torch.autograd.Function):
     """The identity on a gradient, tied to the points it was taken at.
 
-    Differentiating that gradient again is then refused, instead of silently missing a term.
+    Differentiating that gradient again, with respect to anything, is then refused instead of
+    silently missing a term.
     """
 
     generate_vmap_rule = True

@@ -1,5 +1,6 @@
 """The losses as nn.Module: they hold hyper-parameters and directions, the functions do the work."""
 
+import torch
 from torch import nn
 
 from . import _check
@@ -23,7 +24,7 @@ class SlicedWassersteinLoss(nn.Module):
             the whole sphere); "epoch" keeps them until :meth:`resample_projections` is called;
             "fixed" keeps the first draw for good, which matches clouds only along those lines.
         dim: number of features D; needed for "epoch" and "fixed", whose directions are a buffer
-            (``projections``) that moves with the module and is part of its state_dict.
+            (``projections``, float32) that moves with the module and is part of its state_dict.
         generator: source of the draws, on the device of the points; None is torch's global stream.
         root: return the p-th root.
         reduction: "mean" (default), "sum" or "none" over the leading axes.
@@ -53,7 +54,7 @@ class SlicedWassersteinLoss(nn.Module):
         super().__init__()
         name = type(self).__name__
         _check.positive_int(name, "n_projections", n_projections)
-        _check.order(name, p)
+        _check.exponent(name, p)
         _check.one_of(name, "resample", resample, RESAMPLE)
         _check.one_of(name, "reduction", reduction, _check.REDUCTIONS)
         if impl is not None:
@@ -73,9 +74,18 @@ class SlicedWassersteinLoss(nn.Module):
             self.projections = self._draw(device)
 
     def _draw(self, device):
+        size = self.dim, self.n_projections
         return sample_projections(
-            self.dim, self.n_projections, generator=self.generator, device=device
+            *size, generator=self.generator, device=device, dtype=torch.float32
         )
+
+    def _apply(self, fn, recurse=True):
+        """Move the directions with the module but leave their dtype: ``half()`` would bend them."""
+        kept = self.projections
+        super()._apply(fn, recurse)
+        if kept is not None:
+            self.projections = kept.to(self.projections.device)
+        return self
 
     def resample_projections(self):
         """Draw new directions; call it at the start of each epoch when ``resample="epoch"``."""

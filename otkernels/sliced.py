@@ -157,7 +157,7 @@ def _beyond_fast(names, n, m, a, b, projections=None):
         yield "a and b", "be None", "weights"
     if n != m:
         yield names, "have equal sizes", f"{n} and {m}"
-    if projections is not None and projections.requires_grad:
+    if projections is not None and projections.requires_grad and torch.is_grad_enabled():
         yield "projections", "not require a gradient", "requires_grad=True"
 
 
@@ -197,7 +197,7 @@ def wasserstein_1d(u, v, *, p=2, a=None, b=None, impl=None):
     """
     name = "wasserstein_1d"
     _check.lines(name, u, v)
-    _check.order(name, p)
+    _check.exponent(name, p)
     _check.weights(name, "a", a, u, "u")
     _check.weights(name, "b", b, v, "v")
     batch = _check.broadcastable(name, "v", v.shape[:-1], u.shape[:-1], "u's")
@@ -210,7 +210,7 @@ def wasserstein_1d(u, v, *, p=2, a=None, b=None, impl=None):
     if chosen == "torch":
         dtype = _ops.accumulation_dtype(u.dtype)
         return _nan_everywhere(_line_cost(u.to(dtype), v.to(dtype), float(p), a, b))
-    return _ops.value_and_grad(_LINE_OPS[chosen], u, v, float(p))[0]
+    return _ops.value_and_grad(_LINE_OPS[chosen], u, v, float(p))
 
 
 def sliced_wasserstein(
@@ -270,7 +270,7 @@ def sliced_wasserstein(
     """
     name = "sliced_wasserstein"
     _check.clouds(name, x, y)
-    _check.order(name, p)
+    _check.exponent(name, p)
     _check.one_of(name, "reduction", reduction, _check.REDUCTIONS)
     _check.weights(name, "a", a, x[..., 0], "x")
     _check.weights(name, "b", b, y[..., 0], "y")
@@ -295,10 +295,8 @@ def sliced_wasserstein(
         if chosen == "torch":
             cost = _sliced_cost(x, y, projections, float(p), a, b)
         else:
-            if projections.dim() > 2:
-                projections = projections.expand(*batch, -1, -1)
-            op = _SLICED_OPS[chosen]
-            cost = _ops.value_and_grad(op, x, y, projections.detach(), float(p))[0]
+            theta = projections.detach().expand(*batch, -1, -1)
+            cost = _ops.value_and_grad(_SLICED_OPS[chosen], x, y, theta, float(p))
         return _reduce(_root(cost, p) if root else cost, reduction)
 
 

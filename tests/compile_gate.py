@@ -35,7 +35,7 @@ TARGETS = {
     "gfx942": (GPUTarget("hip", "gfx942", 64), 64 * 1024),
 }
 
-POINTERS = {torch.float16: "*fp16", torch.float32: "*fp32", torch.float64: "*fp64"}
+POINTERS = {torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.float64: "*fp64"}
 
 
 class Case:
@@ -85,6 +85,11 @@ def match_flags(orders):
             yield {"P": p, "NEED_U": need_u, "NEED_V": need_v}
 
 
+def late_flags():
+    """For the kernels that only match: the exponent with most registers, and the common one."""
+    return [*match_flags((1.5,)), {"P": 2.0, "NEED_U": True, "NEED_V": False}]
+
+
 def label(flags):
     return ",".join(f"{k}={v}" for k, v in flags.items())
 
@@ -94,7 +99,10 @@ def sort_cases():
     rows = {n: POINTERS[torch.float32] for n in ("u_ptr", "v_ptr", "part_ptr")}
     for log, threads in sorted({sliced.sort_config(n) for n in range(1, sliced.FUSED + 1)}):
         # The exponent enters after the sort, so one costly exponent in the longest row will do.
-        longest = [{"P": 1.5, "NEED_U": True, "NEED_V": True}] if 2**log == sliced.FUSED else []
+        longest = [
+            {"P": 1.5, "NEED_U": True, "NEED_V": True},
+            {"P": 2.0, "NEED_U": False, "NEED_V": True},
+        ] * (2**log == sliced.FUSED)
         for flags in (*match_flags((2.0,)), *longest):
             constants = {**flags, "LOG": log, "THREADS": threads}
             name = f"match log={log} {label(flags)}"
@@ -114,10 +122,24 @@ def sort_cases():
         pointers = rows | {
             n: "*i32" for n in ("key_u_ptr", "key_v_ptr", "position_u_ptr", "position_v_ptr")
         }
-        for flags in match_flags((1.0, 2.0, 1.5)):
+        for flags in late_flags():
             constants = {**flags, "LOG": log, "BLOCK": sliced.RANKS}
             name = f"merge_match log={log} {label(flags)}"
             yield Case(name, sliced._merge_match_kernel, pointers, constants, 128)
+
+
+def contiguous_matmul_cases():
+    """The largest tile as contiguous clouds launch it: unit strides, the rest multiples of 16."""
+    ones = ("stride_a_m", "stride_b_k", "stride_out_n")
+    strides = [n for n in matmul._matmul_kernel.arg_names if n.startswith("stride")]
+    aligned = ("m", "n", "k", *(n for n in strides if n not in ones))
+    for case in matmul_cases():
+        if "BLOCK_M=64,BLOCK_N=64" in case.name:
+            constants = case.constants | dict.fromkeys(ones, 1)
+            name, precision = f"{case.name} contiguous", case.precision
+            yield Case(
+                name, case.kernel, case.pointers, constants, case.threads, precision, aligned
+            )
 
 
 def one_point_cases():
@@ -143,7 +165,7 @@ def rank_cases():
         floats = ("u_ptr", "v_ptr", "sorted_u_ptr", "sorted_v_ptr", "part_ptr")
         pointers = dict.fromkeys(floats, POINTERS[dtype])
         pointers |= {"position_u_ptr": "*i64", "position_v_ptr": "*i64"}
-        for flags in match_flags((1.0, 2.0, 1.5)):
+        for flags in late_flags():
             constants = {**flags, "BLOCK": sliced.RANKS}
             name = f"rank_match {dtype} {label(flags)}"
             yield Case(name, sliced._rank_match_kernel, pointers, constants, 128)
@@ -159,7 +181,7 @@ def matmul_cases():
             for accumulate in (False, True):
                 inputs = [dtype]
                 if (block_m, block_n) == (64, 64) and dtype == torch.float32:
-                    inputs.append(torch.float16)
+                    inputs.append(torch.bfloat16)
                 for given in inputs:
                     pointers = {"a_ptr": POINTERS[dtype], "out_ptr": POINTERS[dtype]}
                     pointers["b_ptr"] = POINTERS[given]
@@ -176,7 +198,8 @@ def matmul_cases():
 @functools.cache
 def cases():
     """All cases by name."""
-    return {c.name: c for c in (*sort_cases(), *rank_cases(), *matmul_cases(), *one_point_cases())}
+    kinds = (sort_cases, rank_cases, matmul_cases, contiguous_matmul_cases, one_point_cases)
+    return {case.name: case for kind in kinds for case in kind()}
 
 
 def measure(case_name, target_name):

@@ -71,6 +71,13 @@ def test_fixed_directions_are_saved_and_refuse_resampling(device):
     assert not SlicedWassersteinLoss(8).state_dict()
 
 
+def test_half_precision_leaves_the_directions_alone():
+    loss = SlicedWassersteinLoss(8, resample="fixed", dim=3)
+    before = loss.projections.clone()
+    assert torch.equal(loss.bfloat16().projections, before)
+    assert loss.to("meta").projections.device.type == "meta"
+
+
 def test_gradient_descent_moves_a_cloud_onto_the_other(device):
     torch.manual_seed(0)
     x, y = clouds(device)

@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from support import assert_close64, problem, value_and_grads
@@ -459,6 +460,8 @@ def test_opcheck(impl, device):
     x, y, theta = problem(5, 2, directions(impl), device=device)
     for need_x, need_y in ((True, False), (False, True)):
         torch.library.opcheck(_SLICED_OPS[impl], (x, y, theta, 2.0, need_x, need_y))
+        strided = x.mT.contiguous().mT, y.mT.contiguous().mT
+        torch.library.opcheck(_SLICED_OPS[impl], (*strided, theta, 2.0, need_x, need_y))
         torch.library.opcheck(_LINE_OPS[impl], (x[:, 0], y[:, 0], 1.5, need_x, need_y))
 
 
@@ -476,6 +479,33 @@ def test_compile_full_graph(impl, dynamic, device):
         value_and_grads(compiled, x, y), value_and_grads(cost, x, y), strict=True
     ):
         torch.testing.assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("impl", IMPLS)
+def test_value_may_be_changed_in_place(impl, device):
+    x, y, theta = problem(5, 2, directions(impl), batch=(2,), device=device)
+    _, expected, _ = value_and_grads(
+        lambda x, y: sliced_wasserstein(x, y, projections=theta, impl=impl) / 2, x, y
+    )
+    x.requires_grad_()
+    total = sliced_wasserstein(x, y, projections=theta, impl=impl)
+    total /= 2
+    y.zero_()  # a constant of the loss
+    total.sum().backward(retain_graph=True)
+    total.sum().backward()
+    torch.testing.assert_close(x.grad, 2 * expected)
+
+
+@pytest.mark.parametrize("impl", FAST)
+def test_second_derivatives_to_anything_are_refused(impl, device):
+    u, v, _ = problem(4, 1, 1, device=device)
+    u, v = u[:, 0], v[:, 0].requires_grad_()
+    scale = torch.ones((), device=device, requires_grad=True)
+    value = scale * wasserstein_1d(u, v, impl=impl)
+    (grad,) = torch.autograd.grad(value, v, create_graph=True)
+    for variable in (v, scale):
+        with pytest.raises(NotImplementedError, match="first derivatives only"):
+            torch.autograd.grad(grad.sum(), variable, retain_graph=True)
 
 
 def test_compile_draws_directions_and_the_line():
@@ -502,6 +532,8 @@ def test_vmap_and_functional_grad(impl, device):
     torch.testing.assert_close(shared, cost(x, y[:1]))
     _, expected, _ = value_and_grads(cost, x, y)
     torch.testing.assert_close(torch.func.vmap(torch.func.grad(cost))(x, y), expected)
+    x, y = x.expand(2, 2, 6, 2), y.expand(2, 2, 6, 2)
+    torch.testing.assert_close(torch.func.vmap(cost)(x, y), cost(x, y))
 
 
 @pytest.mark.parametrize("impl", IMPLS)
@@ -549,17 +581,41 @@ def test_nan_of_the_largest_payload_is_not_taken_for_padding(impl, device):
     assert grad[[1, 3]].isfinite().all()
 
 
-@pytest.mark.parametrize("need", [True, False])
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("impl", IMPLS)
-def test_infinity_gives_a_non_finite_value(impl, sign, need, device):
-    u, v, _ = problem(6, 1, 1, batch=(2,), device=device)
-    u, v = u[..., 0], v[..., 0]
+def test_infinity_gives_a_non_finite_value(impl, sign, device):
+    u, v = torch.randn(2, 2, 20, device=device)
     u[0, 3] = sign * torch.inf
-    u.requires_grad_(need)
-    value = wasserstein_1d(u, v, impl=impl)
-    assert value[0] == torch.inf
-    assert value[1].isfinite()
+    for other, expected in ((0.0, torch.inf), (sign * torch.inf, torch.nan)):
+        v[0, 5] = other
+        for need in (True, False):
+            leaf = u.clone().requires_grad_(need)
+            value = wasserstein_1d(leaf, v, impl=impl)
+            torch.testing.assert_close(value[0].item(), expected, equal_nan=True)
+            assert value[1].isfinite()
+            if need and impl != "torch":
+                value.sum().backward()
+                assert leaf.grad[0].isnan().all()
+                assert leaf.grad[1].isfinite().all()
+
+
+@pytest.mark.parametrize("p", [3, 1.5, 2.25])
+@pytest.mark.parametrize("impl", IMPLS)
+def test_powers_of_large_and_small_gaps(impl, p, device):
+    u = torch.tensor([[0.0], [0.0]], device=device)
+    v = torch.tensor([[1e6], [1e-6]], device=device)
+    value, grad, _ = value_and_grads(lambda u, v: wasserstein_1d(u, v, p=p, impl=impl), u, v)
+    gap = v[:, 0].double()
+    for out, reference in ((value, gap**p), (-grad[:, 0], p * gap ** (p - 1))):
+        torch.testing.assert_close(
+            out.double() / reference, torch.ones_like(gap), rtol=2e-6, atol=0
+        )
+
+
+def test_numpy_warnings_and_errors_stay_inside():
+    with np.errstate(all="raise"):
+        assert wasserstein_1d(torch.full((4,), 1e30), torch.zeros(4), impl="cpu") == torch.inf
+        assert wasserstein_1d(torch.full((4,), 1e-30), torch.zeros(4), impl="cpu") == 0
 
 
 @pytest.mark.parametrize("impl", IMPLS)

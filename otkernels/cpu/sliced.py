@@ -6,9 +6,10 @@ to float64 leaves 29 zero bits, which hold the index, and sorting the float64 wo
 
 Cost per direction and point of one cloud, float32: one word of 8 bytes (or, where no gradient is
 needed, one value of 4) sorted in cache, D multiply-adds for the projection and D for the gradient.
-Memory beyond the result: two chunks of at most ``CHUNK`` projections (or one direction of the whole
-batch) and, per thread, up to 44 bytes for each element of a block. Buffers of that size are kept
-between calls: fresh memory costs a page fault every 4 KB, a tenth of a call at N = 16384.
+Memory beyond the result: two chunks of at most ``CHUNK`` projections (or one direction of the
+whole batch) and, per thread, up to 44 bytes for each element of a block. The calling thread keeps
+buffers of that size, some 10 MB, between calls: fresh memory costs a page fault every 4 KB, a tenth
+of a call at N = 16384. Workers, where torch allows more threads, live for one chunk and keep none.
 """
 
 import threading
@@ -59,7 +60,7 @@ def sliced(x, y, projections, p, need_x, need_y):
     batch = clouds[0].shape[0]
     directions = projections.reshape(-1, d, n_directions).expand(batch, -1, -1)
     grads = [
-        torch.zeros_like(c) if need else None
+        c.new_zeros(c.shape) if need else None
         for c, need in zip(clouds, (need_x, need_y), strict=True)
     ]
     cost = np.zeros(batch)
@@ -125,6 +126,7 @@ def _match(u, v, p, need_u, need_v):
     return cost
 
 
+@np.errstate(all="ignore")  # infinities and overflow flow, as in torch
 def _match_block(u, v, index, p, need_u, need_v):
     """:func:`_match` for one block of rows; ``index`` (rows, N) numbers its elements."""
     sorted_u, from_u = _sort("u", u, index, need_u)
@@ -175,9 +177,8 @@ def _sort(side, rows, index, need):
     order = np.bitwise_and(bits, INDEX_MASK, out=bits)
     if lost.any():
         # Infinities became NaN with their index, and the sort writes every NaN as one constant.
-        # Such a row stays unsorted: its cost is still not finite, as it must be.
-        order[lost] = index[lost]
-        values[lost] = rows[lost]
+        order[lost] = rows[lost].argsort(axis=1) + index[lost, :1]
+        values[lost] = rows.take(order[lost])
     return values, order
 
 

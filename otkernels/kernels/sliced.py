@@ -12,7 +12,7 @@ For one chunk of l directions of B problems, with rows of length N:
 Work per chunk: 2 B l N D FLOP a product; B l (N/2) log2(N) (log2(N) + 1) / 2 compare-exchanges a
 sorted cloud. Bytes per direction and point, float32: 8 written and 8 read for the projections, 4
 written and 4 read for each gradient; a merged cloud adds 4 (8 with its gradient) each way.
-Scratch is bounded by ``CHUNK_BYTES``. Rows longer than 2^31 elements are not supported.
+Scratch is that of one chunk (``directions_per_chunk``). Rows reach 2^31 - 1 elements.
 """
 
 import torch
@@ -31,9 +31,12 @@ FUSED = 4096
 MERGED = 16384
 # Ranks that one program of the merge and rank kernels handles, with 4 warps.
 RANKS = 1024
-# Projections of one chunk of directions: they should stay in a GPU's second-level cache.
+# Scratch of one chunk of directions, though never less than one direction of every problem. Both
+# projections should stay in a GPU's second-level cache; the library sort, with sorted values and
+# int64 positions besides, wants many rows at a time more.
 CHUNK_BYTES = 24 * 2**20
-# Directions of a chunk are a multiple of this, the least side of a tile in the products.
+CHUNK_BYTES_SORTED = 128 * 2**20
+# The least side of a tile in the products.
 DIRECTIONS = 16
 
 
@@ -73,20 +76,22 @@ def _sorted_row(
 
 @triton.jit
 def _cost_and_slope(gap, P: tl.constexpr):
-    """|gap|^P and P sign(gap) |gap|^(P-1)."""
+    """|gap|^P and P sign(gap) |gap|^(P-1).
+
+    Whole factors of |gap|^(P-1) are multiplied: exp2(log2) alone loses digits away from |gap| = 1.
+    """
     size = tl.abs(gap)
+    power = tl.full(size.shape, 1.0, size.dtype)
+    for factor in tl.static_range(1, 16):
+        if factor <= P - 1:
+            power *= size
+    REST: tl.constexpr = (P - 1) % 1 if P < 17 else P - 16
+    if REST == 0.5:
+        power *= tl.sqrt(size)
+    elif REST != 0:
+        power *= tl.exp2(REST * tl.log2(size))
     sign = tl.where(gap > 0, 1.0, tl.where(gap < 0, -1.0, gap))  # NaN stays NaN
-    if P == 1:
-        cost = size
-        slope = sign
-    elif P == 2:
-        cost = gap * gap
-        slope = 2 * gap
-    else:
-        power = tl.exp2((P - 1) * tl.log2(size))
-        cost = power * size
-        slope = P * power * sign
-    return cost, slope
+    return size * power, P * power * sign
 
 
 @triton.jit
@@ -213,8 +218,9 @@ def _merge_match_kernel(
     BLOCK: tl.constexpr,
 ):
     """One program: BLOCK consecutive ranks of one pair of rows, each row two sorted runs."""
-    row = tl.program_id(0).to(tl.int64)
-    block = tl.program_id(1)
+    blocks = tl.cdiv(n, BLOCK)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    block = tl.program_id(0) % blocks
     rank = block * BLOCK + tl.arange(0, BLOCK)
     inside = rank < n
     runs = row * (2 * 2**LOG)
@@ -226,7 +232,7 @@ def _merge_match_kernel(
         from_v = tl.load(position_v_ptr + runs + from_v, mask=inside, other=0)
     _finish(
         key_to_float(u), key_to_float(v), from_u, from_v, inside, u_ptr + row * n, v_ptr + row * n,
-        part_ptr + row * tl.num_programs(1) + block, n, directions, P, NEED_U, NEED_V,
+        part_ptr + row * blocks + block, n, directions, P, NEED_U, NEED_V,
     )  # fmt: skip
 
 
@@ -247,8 +253,9 @@ def _rank_match_kernel(
     BLOCK: tl.constexpr,
 ):
     """One program: BLOCK consecutive ranks of one pair of sorted rows."""
-    row = tl.program_id(0).to(tl.int64)
-    block = tl.program_id(1)
+    blocks = tl.cdiv(n, BLOCK)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    block = tl.program_id(0) % blocks
     rank = block * BLOCK + tl.arange(0, BLOCK)
     inside = rank < n
     at = row * n + rank
@@ -262,7 +269,7 @@ def _rank_match_kernel(
         from_v = tl.load(position_v_ptr + at, mask=inside, other=0)
     _finish(
         u, v, from_u, from_v, inside, u_ptr + row * n, v_ptr + row * n,
-        part_ptr + row * tl.num_programs(1) + block, n, directions, P, NEED_U, NEED_V,
+        part_ptr + row * blocks + block, n, directions, P, NEED_U, NEED_V,
     )  # fmt: skip
 
 
@@ -291,12 +298,12 @@ def _match(u, v, directions, p, need_u, need_v):
         (key_u, from_u), (key_v, from_v) = (
             _sort_runs(x, log, threads, need) for x, need in ((u, need_u), (v, need_v))
         )
-        _merge_match_kernel[(rows, blocks)](
+        _merge_match_kernel[(rows * blocks,)](
             u, v, key_u, key_v, from_u, from_v, part, n, directions, **common, LOG=log, BLOCK=RANKS
         )
     else:
         (sorted_u, from_u), (sorted_v, from_v) = u.sort(dim=-1), v.sort(dim=-1)
-        _rank_match_kernel[(rows, blocks)](
+        _rank_match_kernel[(rows * blocks,)](
             u, v, sorted_u, sorted_v, from_u, from_v, part, n, directions, **common, BLOCK=RANKS
         )
     return part.sum(1)
@@ -343,7 +350,7 @@ def sliced(x, y, projections, p, need_x, need_y):
         for need in (need_x, need_y)
     ]
     cost = torch.zeros(batch, dtype=dtype, device=x.device)
-    step = directions_per_chunk(batch, n, projections.element_size())
+    step = directions_per_chunk(max(1, batch), n, dtype)
     for start in range(0, total if batch else 0, step):
         part = theta[..., start : start + step]
         rows = [torch.empty(batch, part.shape[-1], n, dtype=dtype, device=x.device) for _ in clouds]
@@ -361,10 +368,13 @@ def sliced(x, y, projections, p, need_x, need_y):
     )
 
 
-def directions_per_chunk(batch, n, itemsize):
-    """How many directions to handle at a time, so that both projections fit in CHUNK_BYTES."""
-    fit = CHUNK_BYTES // (2 * itemsize * n * max(1, batch))
-    return max(DIRECTIONS, fit // DIRECTIONS * DIRECTIONS)
+def directions_per_chunk(batch, n, dtype):
+    """How many directions to handle at a time, in whole tiles of the products if that many fit."""
+    if dtype == torch.float32 and n <= MERGED:
+        fit = CHUNK_BYTES // (2 * dtype.itemsize * n * batch)
+    else:
+        fit = CHUNK_BYTES_SORTED // (2 * (2 * dtype.itemsize + 8) * n * batch)
+    return max(1, fit // DIRECTIONS * DIRECTIONS or fit)
 
 
 def _no_grad(x):
