@@ -59,4 +59,6 @@ $(VENV)/dev.done: $(VENV)/pip.done $(MADE_FROM)
 	touch $@ $(VENV)/models.done $(VENV)/verify.done
 
 $(VENV)/triton-%: $(VENV)/pip.done
-	$(BIN)/python -m pip install --quiet --no-deps --target $@ triton==$*
+	rm -rf $@.part
+	$(BIN)/python -m pip install --quiet --no-deps --target $@.part triton==$*
+	mv $@.part $@

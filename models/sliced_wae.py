@@ -1,6 +1,6 @@
 """Sliced-Wasserstein autoencoder: codes are pulled to the prior along random lines."""
 
-from otkernels import SlicedWassersteinLoss
+from otkernels import sliced_wasserstein
 
 from .autoencoder import Autoencoder
 from .errors import require
@@ -24,9 +24,10 @@ class SlicedWAE(Autoencoder):
     def __init__(self, n_projections: int = 50, **kwargs):
         require(n_projections >= 1, "SlicedWAE", "n_projections", "be at least 1", n_projections)
         super().__init__(**kwargs)
-        self.sliced_wasserstein = SlicedWassersteinLoss(n_projections, p=2)
+        self.n_projections = n_projections
 
     def penalty(self, codes, points, generator):
         """Sliced W_2^2 of codes (n, d) to prior points (n, d)."""
-        self.sliced_wasserstein.generator = generator
-        return self.sliced_wasserstein(codes, points)
+        return sliced_wasserstein(
+            codes, points, n_projections=self.n_projections, generator=generator
+        )

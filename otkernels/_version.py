@@ -1,3 +1,3 @@
-"""The releases number of otkernels; read by the build and by the package."""
+"""The version of otkernels; read by the build and by the package."""
 
 __version__ = "0.1.0"
