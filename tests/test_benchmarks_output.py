@@ -126,7 +126,7 @@ def test_stages_leave_their_results_one_by_one(tmp_path, monkeypatch):
     ]
     assert (tmp_path / "01_fine.log").read_text() == "None yes\n"
     assert found[1]["exit_code"] == 3
-    assert gpu.run_stages(every[:1], tmp_path, minutes=0) == 0
+    assert gpu.run_stages(every[:1], tmp_path, minutes=0) == 1
     assert json.loads((tmp_path / "01_fine.json").read_text())["status"] == "skipped"
 
 
