@@ -30,7 +30,7 @@ FUSED = 4096
 # Longest row sorted as two runs that are merged while they are matched; the library sorts the rest.
 MERGED = 16384
 # Ranks that one program of the merge and rank kernels handles, with 4 warps.
-RANKS = 1024
+RANKS = 512
 # Scratch of one chunk of directions, though never less than one direction of every problem. Both
 # projections should stay in a GPU's second-level cache; the library sort, with sorted values and
 # int64 positions besides, wants many rows at a time more.
