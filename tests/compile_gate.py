@@ -257,14 +257,15 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(prog="python -m tests.compile_gate", description=__doc__)
     parser.add_argument("--update", action="store_true", help="write the register table")
     parser.add_argument("--target", choices=TARGETS, action="append", help="default: all")
-    parser.add_argument("--only", default="", help="cases whose name contains this")
+    parser.add_argument("--only", action="append", help="cases whose name contains this")
+    parser.add_argument("--json", type=pathlib.Path, help="write the measurements here as well")
     parser.add_argument("--jobs", type=int, default=1)
     options = parser.parse_args(arguments)
     work = [
         (name, target)
         for target in options.target or TARGETS
         for name in cases()
-        if options.only in name
+        if any(part in name for part in options.only or [""])
     ]
     table, bad = {}, 0
     context = multiprocessing.get_context("spawn")
@@ -281,6 +282,8 @@ def main(arguments=None):
     if options.update and not options.only and not options.target:
         TABLES.mkdir(exist_ok=True)
         table_path(triton.__version__).write_text(json.dumps(table, indent=1) + "\n")
+    if options.json:
+        options.json.write_text(json.dumps(table))
     return 1 if bad else 0
 
 
