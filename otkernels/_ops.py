@@ -20,6 +20,16 @@ def accumulation_dtype(dtype):
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def empty_grad(x, need):
+    """Uninitialised memory for the gradient that a raw op returns: none of it without ``need``.
+
+    It is kept in the accumulation dtype until the cotangent has scaled it: the gradient of a mean
+    over many points may be too small for float16, where a loss scaled up would not have been.
+    """
+    shape = x.shape if need else (*x.shape[:-1], 0)
+    return x.new_empty(shape, dtype=accumulation_dtype(x.dtype))
+
+
 def choose_impl(function, impl, device):
     """Resolve ``impl`` for tensors on ``device``: obey an explicit request or refuse it.
 
@@ -117,6 +127,7 @@ class _ValueAndGrad(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         _, x, y, _, need_x, need_y = inputs
+        ctx.dtype = x.dtype
         value, grad_x, grad_y = output
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(grad_x, grad_y)
@@ -132,16 +143,17 @@ class _ValueAndGrad(torch.autograd.Function):
         # get a finite gradient.
         grad_out = torch.where(value.isfinite(), grad_out, torch.nan)
         grads = [
-            _scale(g, grad_out) if need else None for g, need in zip(grads, ctx.needs, strict=True)
+            _scale(g, grad_out, ctx.dtype) if need else None
+            for g, need in zip(grads, ctx.needs, strict=True)
         ]
         if torch.is_grad_enabled():
             grads = [None if g is None else _FirstOrder.apply(g, x, y) for g in grads]
         return None, *grads, None, None, None
 
 
-def _scale(grad, grad_out):
+def _scale(grad, grad_out, dtype):
     shape = grad_out.shape + (1,) * (grad.dim() - grad_out.dim())
-    return (grad * grad_out.reshape(shape)).to(grad.dtype)
+    return (grad * grad_out.reshape(shape)).to(dtype)
 
 
 class _FirstOrder(torch.autograd.Function):

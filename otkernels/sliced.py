@@ -114,16 +114,12 @@ _SLICED_SCHEMA = (
 
 def _fake_line(u, v, p, need_u, need_v):
     value = u.new_empty(u.shape[:-1], dtype=_ops.accumulation_dtype(u.dtype))
-    return value, _fake_grad(u, need_u), _fake_grad(v, need_v)
+    return value, _ops.empty_grad(u, need_u), _ops.empty_grad(v, need_v)
 
 
 def _fake_sliced(x, y, projections, p, need_x, need_y):
     value = x.new_empty(x.shape[:-2], dtype=projections.dtype)
-    return value, _fake_grad(x, need_x), _fake_grad(y, need_y)
-
-
-def _fake_grad(x, need):
-    return x.new_empty(x.shape if need else (*x.shape[:-1], 0))
+    return value, _ops.empty_grad(x, need_x), _ops.empty_grad(y, need_y)
 
 
 _LINE_OPS = {

@@ -180,6 +180,15 @@ def test_dtypes_and_orders(impl, dtype, p, device):
     check(impl, 13, 3, directions(impl), (2,), dtype, p, device)
 
 
+@pytest.mark.parametrize("impl", IMPLS)
+def test_a_scaled_loss_saves_small_half_gradients(impl, device):
+    """As torch.amp.GradScaler does: the gradient itself, 2^-25, rounds to 0 in float16."""
+    u = torch.zeros(4, dtype=torch.float16, device=device)
+    v = u + 2.0**-24
+    _, grad, _ = value_and_grads(lambda u, v: 2.0**16 * wasserstein_1d(u, v, impl=impl), u, v)
+    torch.testing.assert_close(grad, torch.full_like(u, -(2.0**-9)), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("p", ORDERS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("impl", IMPLS)

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
-from otkernels._ops import accumulation_dtype
+from otkernels._ops import accumulation_dtype, empty_grad
 
 # Elements sorted at a time, so that words, values and gaps stay in a core's second-level cache.
 BLOCK = 2**15
@@ -44,7 +44,7 @@ def line(u, v, p, need_u, need_v):
     cost = _match(work_u.numpy(), work_v.numpy(), p, need_u, need_v)
     value = (torch.from_numpy(cost) / n).to(dtype).reshape(u.shape[:-1])
     grads = (
-        (work * (p / n)).to(t.dtype).reshape(t.shape) if need else _no_grad(t)
+        (work * (p / n)).reshape(t.shape) if need else empty_grad(t, False)
         for t, work, need in ((u, work_u, need_u), (v, work_v, need_v))
     )
     return value, *grads
@@ -80,13 +80,9 @@ def sliced(x, y, projections, p, need_x, need_y):
                 grad.baddbmm_(coefficients.mT, theta.mT, alpha=p / (n * n_directions))
     value = torch.from_numpy(cost / (n * n_directions)).to(dtype).reshape(x.shape[:-2])
     return value, *(
-        _no_grad(t) if g is None else g.to(t.dtype).reshape(t.shape)
+        empty_grad(t, False) if g is None else g.reshape(t.shape)
         for t, g in zip((x, y), grads, strict=True)
     )
-
-
-def _no_grad(x):
-    return x.new_empty((*x.shape[:-1], 0))
 
 
 def _buffer(name, size, dtype):

@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from otkernels._ops import accumulation_dtype
+from otkernels._ops import accumulation_dtype, empty_grad
 
 from .matmul import matmul
 from .sort import bitonic_sort, key_to_float, load_keys
@@ -330,7 +330,7 @@ def line(u, v, p, need_u, need_v):
     else:
         cost = _match(*work, 1, p, need_u, need_v) / n
     grads = [
-        w.to(t.dtype).reshape(t.shape) if need else _no_grad(t)
+        w.reshape(t.shape) if need else empty_grad(t, False)
         for t, w, need in zip((u, v), work, (need_u, need_v), strict=True)
     ]
     return cost.reshape(u.shape[:-1]), *grads
@@ -363,7 +363,7 @@ def sliced(x, y, projections, p, need_x, need_y):
                 matmul(slopes.mT, part.mT, grad, accumulate=True)
     value = (cost / n / total).reshape(x.shape[:-2])
     return value, *(
-        _no_grad(t) if g is None else g.to(t.dtype).reshape(t.shape)
+        empty_grad(t, False) if g is None else g.reshape(t.shape)
         for t, g in zip((x, y), grads, strict=True)
     )
 
@@ -375,7 +375,3 @@ def directions_per_chunk(batch, n, dtype):
     else:
         fit = CHUNK_BYTES_SORTED // (2 * (2 * dtype.itemsize + 8) * n * batch)
     return max(1, fit // DIRECTIONS * DIRECTIONS or fit)
-
-
-def _no_grad(x):
-    return x.new_empty((*x.shape[:-1], 0))
