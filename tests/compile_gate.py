@@ -99,15 +99,12 @@ def sort_cases():
     rows = {n: POINTERS[torch.float32] for n in ("u_ptr", "v_ptr", "part_ptr")}
     for log, threads in sorted({sliced.sort_config(n) for n in range(1, sliced.FUSED + 1)}):
         # The exponent enters after the sort, so one costly exponent in the longest row will do.
-        longest = [
-            {"P": 1.5, "NEED_U": True, "NEED_V": True},
-            {"P": 2.0, "NEED_U": False, "NEED_V": True},
-        ] * (2**log == sliced.FUSED)
+        longest = [{"P": 1.5, "NEED_U": True, "NEED_V": True}] if 2**log == sliced.FUSED else []
         for flags in (*match_flags((2.0,)), *longest):
             constants = {**flags, "LOG": log, "THREADS": threads}
             name = f"match log={log} {label(flags)}"
             yield Case(name, sliced._match_kernel, rows, constants, threads)
-            if 2**log == sliced.FUSED and flags["NEED_V"]:
+            if 2**log == sliced.FUSED and flags["NEED_U"]:
                 name += " n=16k"
                 yield Case(name, sliced._match_kernel, rows, constants, threads, aligned=("n",))
     lengths = range(sliced.FUSED + 1, sliced.MERGED + 1)

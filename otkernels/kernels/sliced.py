@@ -282,6 +282,8 @@ def _match(u, v, directions, p, need_u, need_v):
     Returns the sum of |gap|^p of each row (R,). Where needed, u and v are left holding the
     derivative of the mean over n * directions gaps; otherwise their content is scratch.
     """
+    if need_v and not need_u:  # the cost is symmetric: one kernel less to compile
+        u, v, need_u, need_v = v, u, need_v, need_u
     rows, n = u.shape
     common = {"P": p, "NEED_U": need_u, "NEED_V": need_v}
     if u.dtype == torch.float32 and n <= FUSED:
