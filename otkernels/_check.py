@@ -59,13 +59,18 @@ def broadcastable(function, argument, shape, batch, of):
         raise ValueError(message(function, argument, condition, tuple(shape))) from None
 
 
+def cloud(function, argument, value):
+    """A point cloud (..., N, D), not empty."""
+    floating(function, argument, value)
+    shape = tuple(value.shape)
+    require(len(shape) >= 2, function, argument, "have shape (..., N, D)", shape)
+    require(0 not in shape[-2:], function, argument, "have at least one point and feature", shape)
+
+
 def clouds(function, x, y):
     """Two point clouds (..., N, D) and (..., M, D): tensors of one kind, not empty."""
-    for name, cloud in (("x", x), ("y", y)):
-        floating(function, name, cloud)
-        require(cloud.dim() >= 2, function, name, "have shape (..., N, D)", tuple(cloud.shape))
-        shape = tuple(cloud.shape)
-        require(0 not in shape[-2:], function, name, "have at least one point and feature", shape)
+    cloud(function, "x", x)
+    cloud(function, "y", y)
     same_kind(function, x, y, ("x", "y"))
     d = x.shape[-1]
     require(y.shape[-1] == d, function, "y", f"have x's {d} features", tuple(y.shape))
@@ -81,17 +86,55 @@ def lines(function, u, v):
     same_kind(function, u, v, ("u", "v"))
 
 
-def weights(function, argument, value, points, of):
-    """Weights (..., N) for a cloud of ``points.shape[-1]`` points named ``of``, or None."""
-    if value is None:
-        return
+def weights(function, argument, value, n, points, of):
+    """Weights (..., n) for ``points``, which are named ``of``."""
     floating(function, argument, value)
-    n = points.shape[-1]
     ok = value.dim() >= 1 and value.shape[-1] == n
-    require(ok, function, argument, f"have shape (..., {n}), one weight a point of {of}",
-            tuple(value.shape))  # fmt: skip
-    require(value.device == points.device, function, argument,
-            f"be on {of}'s device {points.device}", value.device)  # fmt: skip
+    condition = f"have shape (..., {n}), one weight a point of {of}"
+    require(ok, function, argument, condition, tuple(value.shape))
+    same = value.device == points.device
+    require(same, function, argument, f"be on {of}'s device {points.device}", value.device)
+
+
+def lengths(function, argument, value, n, points, validate):
+    """Lengths (...), integers from 1 to n, of padded ``points``.
+
+    Values are read where that makes nobody wait, and always with ``validate``.
+    """
+    integer = isinstance(value, torch.Tensor) and not (
+        value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool
+    )
+    if not integer:
+        got = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+        raise TypeError(message(function, argument, "be an integer tensor", got))
+    same = value.device == points.device
+    require(same, function, argument, f"be on the points' device {points.device}", value.device)
+    if validate or _at_hand(value):
+        wrong = value[(value < 1) | (value > n)]
+        got = None if wrong.numel() == 0 else wrong.flatten()[0].item()
+        require(got is None, function, argument, f"be from 1 to {n}, the number of points", got)
+
+
+def _at_hand(value):
+    """Whether reading values costs no synchronisation and breaks no trace."""
+    traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return value.device.type == "cpu" and not traced
+
+
+def finite(function, argument, value):
+    """All values must be finite. Reads them: for ``validate=True`` only."""
+    wrong = value[~value.isfinite()]
+    got = None if wrong.numel() == 0 else wrong.flatten()[0].item()
+    require(got is None, function, argument, "be finite everywhere", got)
+
+
+def masses(function, argument, value):
+    """Weights must be no less than 0 with a positive total. Reads them, as :func:`finite` does."""
+    finite(function, argument, value)
+    least = value.min().item() if value.numel() else 0.0
+    require(least >= 0, function, argument, "not be negative", least)
+    total = value.sum(-1).min().item() if value.numel() else 1.0
+    require(total > 0, function, argument, "have a positive total in every problem", total)
 
 
 def exponent(function, p):
@@ -104,6 +147,12 @@ def positive_int(function, argument, value):
     """``value`` must be an integer of at least 1."""
     ok = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
     require(ok, function, argument, "be an integer >= 1", repr(value))
+
+
+def not_negative_int(function, argument, value):
+    """``value`` must be an integer of at least 0."""
+    ok = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
+    require(ok, function, argument, "be an integer >= 0", repr(value))
 
 
 def unsupported(function, argument, condition, got, instead):

@@ -14,6 +14,9 @@ import torch
 
 from . import _check
 
+# Where the fast forms of an op stand, below otkernels.
+FOLDERS = {"cpu": "cpu", "triton": "kernels"}
+
 
 def accumulation_dtype(dtype):
     """Sums are taken in float64 for float64 input and in float32 for everything else."""
@@ -92,7 +95,7 @@ def register(name, schema, launcher, fake):
     def batched(info, in_dims, *args):
         """vmap: every tensor argument takes leading axes, so the mapped axis becomes the first."""
         moved = [
-            a if d is None and not isinstance(a, torch.Tensor) else _to_front(a, d, info.batch_size)
+            _to_front(a, d, info.batch_size) if isinstance(a, torch.Tensor) else a
             for a, d in zip(args, in_dims, strict=True)
         ]
         return op(*moved), (0,) * len(op._schema.returns)
@@ -105,50 +108,67 @@ def _to_front(tensor, dim, size):
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def value_and_grad(op, x, y, *args):
-    """The value of a raw op ``(x, y, *args, need_x, need_y) -> (value, grad_x, grad_y)``.
+def value_and_grad(op, tensors, *args):
+    """The value of a raw op, differentiable once with respect to each of ``tensors``.
 
-    Differentiable once with respect to x and y.
+    The op is ``(*tensors, *args, bool[] needs) -> (value, *details, *grads)`` with one need and one
+    gradient for each of the tensors, some of which may be None. Where a tensor needs no gradient
+    its own is empty (:func:`empty_grad`).
+
+    Returns:
+        (value, details): details is a tuple, without gradients.
     """
-    need_x, need_y = (torch.is_grad_enabled() and t.requires_grad for t in (x, y))
+    needs = [_needs_grad(t) for t in tensors]
+    if not any(needs):
+        value, *details = op(*tensors, *args, needs)[: -len(tensors)]
+        return value, tuple(details)
+    value, *details = _ValueAndGrad.apply(op, args, needs, *tensors)[: -len(tensors)]
     # A copy, because backward needs the value: users may change theirs in place.
-    return _ValueAndGrad.apply(op, x, y, args, need_x, need_y)[0].clone()
+    return value.clone(), tuple(details)
+
+
+def _needs_grad(tensor):
+    return tensor is not None and torch.is_grad_enabled() and tensor.requires_grad
 
 
 class _ValueAndGrad(torch.autograd.Function):
-    """Value and gradient from one launch; backward multiplies the gradient by its cotangent."""
+    """Value and gradients from one launch; backward multiplies the gradients by its cotangent."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(op, x, y, args, need_x, need_y):
-        return op(x, y, *args, need_x, need_y)
+    def forward(op, args, needs, *tensors):
+        return op(*tensors, *args, needs)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        _, x, y, _, need_x, need_y = inputs
-        ctx.dtype = x.dtype
-        value, grad_x, grad_y = output
+        _, _, needs, *tensors = inputs
+        value, *rest = output
+        grads = rest[-len(tensors) :]
         ctx.set_materialize_grads(False)
-        ctx.mark_non_differentiable(grad_x, grad_y)
-        ctx.needs = need_x, need_y
-        ctx.save_for_backward(x if need_x else None, y if need_y else None, value, grad_x, grad_y)
+        ctx.mark_non_differentiable(*rest)
+        ctx.needs = needs
+        ctx.dtypes = [None if t is None else t.dtype for t in tensors]
+        kept = [t if need else None for t, need in zip(tensors, needs, strict=True)]
+        ctx.save_for_backward(value, *grads, *kept)
 
     @staticmethod
-    def backward(ctx, grad_out, _grad_of_grad_x, _grad_of_grad_y):
-        x, y, value, *grads = ctx.saved_tensors
+    def backward(ctx, grad_out, *_grads_of_the_rest):
+        value, *saved = ctx.saved_tensors
+        n = len(ctx.needs)
         if grad_out is None:
-            return (None,) * 6
+            return (None,) * (3 + n)
         # A fast form meets a NaN or an infinity only at some points; no point of that problem may
         # get a finite gradient.
         grad_out = torch.where(value.isfinite(), grad_out, torch.nan)
         grads = [
-            _scale(g, grad_out, ctx.dtype) if need else None
-            for g, need in zip(grads, ctx.needs, strict=True)
+            _scale(grad, grad_out, dtype) if need else None
+            for grad, dtype, need in zip(saved[:n], ctx.dtypes, ctx.needs, strict=True)
         ]
         if torch.is_grad_enabled():
-            grads = [None if g is None else _FirstOrder.apply(g, x, y) for g in grads]
-        return None, *grads, None, None, None
+            kept = [t for t in saved[n:] if t is not None]
+            grads = [None if g is None else _FirstOrder.apply(g, *kept) for g in grads]
+        return None, None, None, *grads
 
 
 def _scale(grad, grad_out, dtype):
@@ -157,7 +177,7 @@ def _scale(grad, grad_out, dtype):
 
 
 class _FirstOrder(torch.autograd.Function):
-    """The identity on a gradient, tied to the points it was taken at.
+    """The identity on a gradient, tied to the tensors it was taken at.
 
     Differentiating that gradient again, with respect to anything, is then refused instead of
     silently missing a term.
@@ -166,7 +186,7 @@ class _FirstOrder(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(grad, x, y):
+    def forward(grad, *at):
         return grad.view_as(grad)
 
     @staticmethod

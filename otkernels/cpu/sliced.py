@@ -1,183 +1,205 @@
-"""Sliced Wasserstein on the CPU: value and gradient in one pass over blocks of sorted rows.
-
-torch sorts rows on the CPU one scalar at a time; NumPy's sort is vectorised (AVX-512, AVX2, NEON)
-and releases the GIL, but gives no permutation. So value and index travel together: a float32 cast
-to float64 leaves 29 zero bits, which hold the index, and sorting the float64 words sorts both.
+"""Sliced Wasserstein on the CPU: value and gradients in one pass over chunks of directions.
 
 Cost per direction and point of one cloud, float32: one word of 8 bytes (or, where no gradient is
-needed, one value of 4) sorted in cache, D multiply-adds for the projection and D for the gradient.
+needed, one value of 4) sorted in cache, D multiply-adds for the projection and D for each gradient.
+Unequal sizes add two gathers and two sums over N + M cells; weights another sort, of N + M words of
+8 bytes.
+
 Memory beyond the result: two chunks of at most ``CHUNK`` projections (or one direction of the
-whole batch) and, per thread, up to 44 bytes for each element of a block. The calling thread keeps
-buffers of that size, some 10 MB, between calls: fresh memory costs a page fault every 4 KB, a tenth
-of a call at N = 16384. Workers, where torch allows more threads, live for one chunk and keep none.
+whole batch) and, per thread, up to 44 bytes for each element of a block, three times that with
+weights. The calling thread keeps buffers of that size, some 10 MB, between calls. Workers, where
+torch allows more threads, live for one chunk and keep none.
 """
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import functools
 
 import numpy as np
 import torch
 
 from otkernels._ops import accumulation_dtype, empty_grad
 
-# Elements sorted at a time, so that words, values and gaps stay in a core's second-level cache.
-BLOCK = 2**15
+from .match import EqualSizes, SortedTarget, UnequalSizes, Weighted, match
+from .rows import buffer
+
 # Projections of one cloud held at a time. Smaller chunks read the cloud more often: with 2^19 a
 # call with N = 65536, D = 64 takes a sixth longer.
 CHUNK = 2**20
-# Below this many elements starting threads costs more than they save.
-PARALLEL = 2**17
-
-# A float32 as float64 ends in 29 zero bits; the highest is left alone, as half a unit rounds.
-INDEX_MASK = np.int64(2**28 - 1)
-# Below 2^-149, where float32 ends, words are denormal: that of 0.0 is nothing but its index.
-DENORMAL = 5e-324
-
-_kept = threading.local()
 
 
-def line(u, v, p, need_u, need_v):
-    """Value (...) and gradients of W_p^p between rows u and v (..., N); see otkernels.sliced."""
-    n = u.shape[-1]
+def line(u, v, a, b, n, m, p, needs):
+    """The raw op ``line``: rows u (..., L, N) and v (..., L, M); see otkernels.sliced."""
+    if n is not None and n.numel():
+        each = functools.partial(line, a=None, b=None, n=None, m=None, p=p, needs=needs)
+        return _each_problem(each, (u, v), (n, m), -1, (), needs)
     dtype = accumulation_dtype(u.dtype)
-    work_u, work_v = (t.reshape(-1, n).to(dtype, copy=True).contiguous() for t in (u, v))
-    cost = _match(work_u.numpy(), work_v.numpy(), p, need_u, need_v)
-    value = (torch.from_numpy(cost) / n).to(dtype).reshape(u.shape[:-1])
-    grads = (
-        (work * (p / n)).reshape(t.shape) if need else empty_grad(t, False)
-        for t, work, need in ((u, work_u, need_u), (v, work_v, need_v))
-    )
-    return value, *grads
-
-
-def sliced(x, y, projections, p, need_x, need_y):
-    """Value (...) and gradients of SW_p^p between x and y (..., N, D); see otkernels.sliced.
-
-    projections is (D, L) or (..., D, L) in the accumulation dtype.
-    """
-    (n, d), n_directions, dtype = x.shape[-2:], projections.shape[-1], projections.dtype
-    clouds = [t.reshape(-1, n, d).to(dtype) for t in (x, y)]
-    batch = clouds[0].shape[0]
-    directions = projections.reshape(-1, d, n_directions).expand(batch, -1, -1)
+    rows = [t.reshape(-1, *t.shape[-2:]).to(dtype, copy=True).contiguous() for t in (u, v)]
+    mass_grads = _zero_grads((a, b), needs[2:])
+    cost, scale = _match_rows(rows, _flat(a), _flat(b), p, needs[:2], mass_grads)
     grads = [
-        c.new_zeros(c.shape) if need else None
-        for c, need in zip(clouds, (need_x, need_y), strict=True)
+        row.mul_(scale / u.shape[-2]).view(t.shape) if need else empty_grad(t, False)
+        for t, row, need in zip((u, v), rows, needs[:2], strict=True)
     ]
-    cost = np.zeros(batch)
-    step = max(1, min(n_directions, CHUNK // max(1, batch * n)))
-    numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
-    buffers = [torch.from_numpy(_buffer(k, batch * step * n, numpy_dtype)) for k in ("u", "v")]
-    for start in range(0, n_directions, step):
-        theta = directions[..., start : start + step]
-        shape = (batch, theta.shape[-1], n)
-        projected = [b[: batch * shape[1] * n].view(shape) for b in buffers]
-        for cloud, out in zip(clouds, projected, strict=True):
-            torch.bmm(theta.mT, cloud.mT, out=out)
-        rows = [t.view(-1, n).numpy() for t in projected]
-        cost += _match(*rows, p, need_x, need_y).reshape(shape[:2]).sum(1)
-        for grad, coefficients in zip(grads, projected, strict=True):
+    value, costs = _value(cost, u.shape[:-1], dtype)
+    return value, costs, *grads, *_mean(mass_grads, costs)
+
+
+def sliced(x, y, projections, a, b, n, m, p, needs):
+    """The raw op ``sliced``: clouds (..., N, D) and (..., M, D); see otkernels.sliced."""
+    if n is not None and n.numel():
+        each = functools.partial(sliced, a=None, b=None, n=None, m=None, p=p, needs=needs)
+        return _each_problem(each, (x, y), (n, m), -2, (projections,), needs)
+    need_x, need_y, need_theta, *need_masses = needs
+    slopes = need_x or need_theta, need_y or need_theta
+    mass_grads = _zero_grads((a, b), need_masses)
+    flat_a, flat_b = _flat(a), _flat(b)
+    value, costs, *grads = _sweep(
+        (x, y),
+        projections,
+        needs[:3],
+        lambda rows: _match_rows(rows, flat_a, flat_b, p, slopes, mass_grads),
+    )
+    return value, costs, *grads, *_mean(mass_grads, costs)
+
+
+def to_normal(x, projections, target, n, needs):
+    """The raw op ``to_normal``: a cloud (..., N, D), target (..., N); see otkernels.sliced."""
+    if n is not None and n.numel():
+        each = functools.partial(to_normal, n=None, needs=needs)
+        return _each_problem(each, (x,), (n,), -2, (projections, target), needs)
+    # Problems of one size share one target.
+    matching = SortedTarget(_flat(target)[0, : x.shape[-2]].numpy(), any(needs))
+
+    def match_rows(rows):
+        cost = match(matching, rows[0].view(-1, rows[0].shape[-1]).numpy(), None)
+        return cost * matching.unit, 2 * matching.unit
+
+    return _sweep((x,), projections, needs, match_rows)
+
+
+def _sweep(clouds, projections, needs, match_rows):
+    """Project clouds chunk by chunk, match, and gather the gradients to clouds and projections.
+
+    ``match_rows(rows)`` takes the projections (B, l, N) of each cloud and returns the cost of each
+    row and a factor, by which what it leaves in the rows becomes the derivative of that cost.
+    """
+    d, n_directions = projections.shape[-2:]
+    flat = [t.reshape(-1, *t.shape[-2:]).to(projections.dtype) for t in clouds]
+    batch, sizes = flat[0].shape[0], [t.shape[1] for t in flat]
+    theta = projections.reshape(-1, d, n_directions).expand(batch, -1, -1)
+    grads = [
+        torch.zeros(t.shape, dtype=t.dtype) if need else None
+        for t, need in zip((*flat, theta), needs, strict=True)
+    ]
+    cost = np.empty((batch, n_directions))
+    for chunk, rows in _chunks(batch, n_directions, sizes, projections.dtype):
+        part = theta[..., chunk]
+        for cloud, out in zip(flat, rows, strict=True):
+            torch.bmm(part.mT, cloud.mT, out=out)
+        row_cost, scale = match_rows(rows)
+        cost[:, chunk] = row_cost.reshape(batch, -1)
+        for grad, slopes, cloud in zip(grads, rows, flat, strict=False):
             if grad is not None:
-                grad.baddbmm_(coefficients.mT, theta.mT, alpha=p / (n * n_directions))
-    value = torch.from_numpy(cost / (n * n_directions)).to(dtype).reshape(x.shape[:-2])
-    return value, *(
+                grad.baddbmm_(slopes.mT, part.mT, alpha=scale / n_directions)
+            if grads[-1] is not None:
+                grads[-1][..., chunk].baddbmm_(cloud.mT, slopes.mT, alpha=scale / n_directions)
+    given = (*clouds, projections)
+    return *_value(cost, (*clouds[0].shape[:-2], n_directions), projections.dtype), *(
         empty_grad(t, False) if g is None else g.reshape(t.shape)
-        for t, g in zip((x, y), grads, strict=True)
+        for t, g in zip(given, grads, strict=True)
     )
 
 
-def _buffer(name, size, dtype):
-    """An uninitialised array (size,) of this thread; one of up to ``CHUNK`` elements is reused."""
-    buffers = _kept.__dict__
-    buffer = buffers.get((name, dtype))
-    if buffer is None or buffer.size < size:
-        buffer = np.empty(size, dtype)
-        if size <= CHUNK:
-            buffers[name, dtype] = buffer
-    return buffer[:size]
+def _chunks(batch, n_directions, sizes, dtype):
+    """Slices of the directions, and uninitialised memory (batch, l, N) for each size N."""
+    step = max(1, min(n_directions, CHUNK // max(1, batch * max(sizes))))
+    numpy_dtype = np.float64 if dtype == torch.float64 else np.float32
+    memory = [
+        torch.from_numpy(buffer(f"rows {k}", batch * step * n, numpy_dtype))
+        for k, n in enumerate(sizes)
+    ]
+    for start in range(0, n_directions if batch else 0, step):
+        length = min(step, n_directions - start)
+        rows = [
+            m[: batch * length * n].view(batch, length, n)
+            for m, n in zip(memory, sizes, strict=True)
+        ]
+        yield slice(start, start + length), rows
 
 
-def _match(u, v, p, need_u, need_v):
-    """Match rows of u and v (R, N) by rank; overwrites both.
+def _match_rows(rows, a, b, p, needs, mass_grads):
+    """Cost of each row of a pair (P, l, N) and (P, l, M), and the factor of what it leaves in them.
 
-    Returns sum_i |gap_i|^p of each row (float64). Where needed, u and v are left holding the
-    derivative of that sum at each point, without its factor p; otherwise their content is scratch.
+    Masses are (P, N) and (P, M) or None; the derivative to them, up to a constant, summed over the
+    rows of a problem, is added to those of ``mass_grads`` that are not None.
     """
-    rows, n = u.shape
-    cost = np.empty(rows)
-    per_block = max(1, min(rows, BLOCK // n))
-    blocks = range(0, rows, per_block)
-    index = np.arange(per_block * n).reshape(per_block, n)
-
-    def run(part):
-        for start in part:
-            block = slice(start, start + per_block)
-            cost[block] = _match_block(u[block], v[block], index, p, need_u, need_v)
-
-    threads = min(torch.get_num_threads(), len(blocks)) if u.size > PARALLEL else 1
-    if threads <= 1:
-        run(blocks)
+    problems, rows_each, n = rows[0].shape
+    m = rows[1].shape[-1]
+    flat = [t.view(-1, t.shape[-1]).numpy() for t in rows]
+    potentials = [
+        None if g is None else np.empty(r.shape) for g, r in zip(mass_grads, flat, strict=True)
+    ]
+    if a is not None:
+        matching = Weighted(a.numpy(), b.numpy(), rows_each, p, *needs, *potentials)
+    elif n == m:
+        matching = EqualSizes(n, p, *needs)
     else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(run, (blocks[i::threads] for i in range(threads))))
-    return cost
+        matching = UnequalSizes(n, m, p, *needs, flat[0].dtype)
+    cost = match(matching, *flat)
+    for grad, potential in zip(mass_grads, potentials, strict=True):
+        if grad is not None:
+            grad += torch.from_numpy(potential.reshape(problems, rows_each, -1).sum(1))
+    return cost * matching.unit, p * matching.unit
 
 
-@np.errstate(all="ignore")  # infinities and overflow flow, as in torch
-def _match_block(u, v, index, p, need_u, need_v):
-    """:func:`_match` for one block of rows; ``index`` (rows, N) numbers its elements."""
-    sorted_u, from_u = _sort("u", u, index, need_u)
-    sorted_v, from_v = _sort("v", v, index, need_v)
-    gap = np.subtract(sorted_u, sorted_v, out=sorted_u)
-    cost, slope = _power(gap, p)
-    if need_u:
-        u.reshape(-1)[from_u] = slope
-    if need_v:
-        v.reshape(-1)[from_v] = np.negative(slope, out=slope)
-    return cost
+def _each_problem(run, clouds, counts, axis, tensors, needs):
+    """``run(*clouds, *tensors)`` for one problem at a time, with clouds cut to their counts.
 
-
-def _power(gap, p):
-    """The sum of |gap|^p along rows, and sign(gap) |gap|^(p-1); may reuse gap's memory."""
-    if p == 2:
-        square = _buffer("square", gap.size, gap.dtype.type).reshape(gap.shape)
-        return np.multiply(gap, gap, out=square).sum(1), gap
-    size = np.abs(gap)
-    if p == 1:
-        return size.sum(1), np.sign(gap, out=gap)
-    slope = size ** (p - 1)
-    return np.multiply(size, slope, out=size).sum(1), np.copysign(slope, gap, out=slope)
-
-
-def _sort(side, rows, index, need):
-    """Sorted rows and, if needed, the position in the flat block that each value came from.
-
-    Without need, rows are sorted in place.
+    ``axis`` is that of the points of a cloud; ``needs`` says which gradients to clouds are wanted.
+    The others of the results after value and costs are those to ``tensors`` and masses.
     """
-    if not need:
-        rows.sort(axis=1)
-        return rows, None
-    index = index[: len(rows)]
-    if rows.dtype != np.float32 or index.size > INDEX_MASK or _flushes_denormals():
-        order = rows.argsort(axis=1)
-        order += index[:, :1]
-        return rows.take(order), order
-    words = _buffer(f"{side} words", rows.size, np.float64).reshape(rows.shape)
-    bits = words.view(np.int64)
-    np.copyto(words, rows)
-    bits |= index
-    words.sort(axis=1)
-    # Rounding drops the index: it is less than half a unit in the last place of a float32.
-    values = _buffer(f"{side} values", rows.size, np.float32).reshape(rows.shape)
-    np.copyto(values, words, casting="same_kind")
-    lost = np.isnan(words[:, -1])
-    order = np.bitwise_and(bits, INDEX_MASK, out=bits)
-    if lost.any():
-        # Infinities became NaN with their index, and the sort writes every NaN as one constant.
-        order[lost] = rows[lost].argsort(axis=1) + index[lost, :1]
-        values[lost] = rows.take(order[lost])
-    return values, order
+    batch = counts[0].shape
+    flat, tensors = (
+        [t.reshape(-1, *t.shape[len(batch) :]) for t in group] for group in (clouds, tensors)
+    )
+    grads = [
+        torch.zeros(t.shape, dtype=accumulation_dtype(t.dtype)) if need else empty_grad(t, False)
+        for t, need in zip(flat, needs, strict=False)
+    ]
+    results = []
+    for k, sizes in enumerate(zip(*(c.reshape(-1).tolist() for c in counts), strict=True)):
+        cut = [t[k].narrow(axis, 0, size) for t, size in zip(flat, sizes, strict=True)]
+        value, costs, *rest = run(*cut, *(t[k] for t in tensors))
+        for grad, part, need, size in zip(grads, rest, needs, sizes, strict=False):
+            if need:
+                grad[k].narrow(axis, 0, size).copy_(part)
+        results.append((value, costs, *rest[len(clouds) :]))
+    value, costs, *rest = (torch.stack(r) for r in zip(*results, strict=True))
+    return tuple(t.reshape(*batch, *t.shape[1:]) for t in (value, costs, *grads, *rest))
 
 
-def _flushes_denormals():
-    """Whether this thread's processor takes denormal numbers for 0 (torch.set_flush_denormal)."""
-    return not DENORMAL > 0.0
+def _value(cost, shape, dtype):
+    """Value (...) and costs (..., L) from the cost of each row, float64."""
+    costs = torch.from_numpy(cost).reshape(shape)
+    return costs.mean(-1).to(dtype), costs.to(dtype)
+
+
+def _flat(masses):
+    return None if masses is None else masses.reshape(-1, masses.shape[-1])
+
+
+def _zero_grads(masses, needs):
+    """Zeros (P, N) for each of the masses that needs a gradient, else None."""
+    return [
+        torch.zeros_like(_flat(t)) if need else None for t, need in zip(masses, needs, strict=True)
+    ]
+
+
+def _mean(mass_grads, costs):
+    """The sums over the rows of a problem as gradients of the mean cost."""
+    *batch, n_rows = costs.shape
+    return [
+        costs.new_empty((*batch, 0), dtype=torch.float64)
+        if grad is None
+        else (grad / n_rows).reshape(*batch, -1)
+        for grad in mass_grads
+    ]

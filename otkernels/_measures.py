@@ -1,0 +1,112 @@
+"""Two measures as a caller gives them: points, weights, lengths, checked and brought together."""
+
+import torch
+
+from . import _check
+
+
+class Measures:
+    """Two checked sets of points on one batch, with what each point weighs.
+
+    Args:
+        function: name of the public function, for messages.
+        points: axis of the points in both sets: -1 for numbers (..., N), -2 for (..., N, D).
+        names: what the function calls the sets.
+        given: the two sets.
+        weights: two tensors (..., N), (..., M), or None each.
+        lengths: two integer tensors (...), or None each.
+        validate: check values too.
+    """
+
+    def __init__(self, function, points, names, given, weights, lengths, validate):
+        self.function = function
+        self.points = points
+        self.given = given
+        self.weights = weights
+        self.lengths = lengths
+        self.sizes = tuple(t.shape[points] for t in given)
+        self.of = f"{names[0]}'s and {names[1]}'s"
+        self.batch = given[0].shape[:points]
+        self.include(names[1], given[1].shape[:points], f"{names[0]}'s")
+        for k, (argument, name) in enumerate(zip("ab", names, strict=True)):
+            if validate:
+                _check.finite(function, name, given[k])
+            if weights[k] is not None:
+                _check.weights(function, argument, weights[k], self.sizes[k], given[k], name)
+                self.include(argument, weights[k].shape[:-1])
+                if validate:
+                    _check.masses(function, argument, weights[k])
+            if lengths[k] is not None:
+                argument = f"{name}_lengths"
+                _check.lengths(function, argument, lengths[k], self.sizes[k], given[k], validate)
+                self.include(argument, lengths[k].shape)
+
+    def include(self, argument, shape, of=None):
+        """Let the batch broadcast with the leading axes ``shape`` of one more argument."""
+        of = self.of if of is None else of
+        self.batch = _check.broadcastable(self.function, argument, shape, self.batch, of)
+
+    def point_sets(self):
+        """Both sets with the whole batch, and 0 for whatever the padding holds."""
+        for t, lengths in zip(self.given, self.lengths, strict=True):
+            kept = t if lengths is None else without_padding(t, lengths, self.points)
+            yield kept.expand(*self.batch, *t.shape[self.points :])
+
+    def masses(self):
+        """Masses (*batch, N) and (*batch, M), float64 and of total one; None and None if uniform.
+
+        Padding has mass 0.
+        """
+        if not any(t is not None for t in (*self.weights, *self.lengths)):
+            return None, None
+        return tuple(
+            self._mass(*side) for side in zip(self.sizes, self.weights, self.lengths, strict=True)
+        )
+
+    def _mass(self, n, weights, lengths):
+        if weights is None:
+            weights = torch.ones(n, dtype=torch.float64, device=self.given[0].device)
+        if lengths is not None:
+            weights = torch.where(present(lengths, n), weights, 0)
+        return normalised(weights).expand(*self.batch, n)
+
+    def counts(self):
+        """How many points count, (*batch) each; None and None if that is all of them or masses say.
+
+        Fast forms take these, if they can, instead of masses of 0.
+        """
+        if self.lengths == (None, None) or self.weights != (None, None):
+            return None, None
+        device = self.given[0].device
+        return tuple(
+            torch.full(self.batch, n, device=device)
+            if lengths is None
+            else lengths.long().clamp(1, n).expand(self.batch)
+            for n, lengths in zip(self.sizes, self.lengths, strict=True)
+        )
+
+    def nan_out_of_range(self, value):
+        """The value, NaN where a length that could not be read without a wait is no size."""
+        for n, lengths in zip(self.sizes, self.lengths, strict=True):
+            if lengths is not None:
+                value = torch.where((lengths >= 1) & (lengths <= n), value, torch.nan)
+        return value
+
+
+def normalised(weights):
+    """Weights as masses of total one; NaN for all, where one is negative or none is positive."""
+    weights = weights.double()
+    total = weights.sum(-1, keepdim=True)
+    ok = (weights >= 0).all(-1, keepdim=True) & (total > 0) & total.isfinite()
+    return torch.where(ok, weights / total, torch.nan)
+
+
+def present(lengths, n):
+    """Which of n points are no padding: (..., n)."""
+    return torch.arange(n, device=lengths.device) < lengths[..., None]
+
+
+def without_padding(points, lengths, axis):
+    """Points with 0 for whatever their padding holds; ``axis`` (negative) numbers them."""
+    inside = present(lengths, points.shape[axis])
+    return torch.where(inside[(..., *(None,) * (-1 - axis))], points, 0)
