@@ -13,7 +13,7 @@ from unittest import mock
 import numpy as np
 
 import otkernels
-from otkernels.kernels import matmul, sliced
+from otkernels.kernels import match, matmul, rows
 
 from . import clocks, measure
 from .case import Shape
@@ -33,9 +33,9 @@ def candidates():
     """Pairs of a label and the patches (module, name, value) that make it so."""
     yield "as chosen", []
     for elements in (4, 8, 16, 32):
-        yield f"sort of {elements} elements a thread", [(sliced, "sort_config", _spread(elements))]
-    yield "rows in two runs", [(sliced, "FUSED", 0)]
-    yield "library sort", [(sliced, "FUSED", 0), (sliced, "MERGED", 0)]
+        yield f"sort of {elements} elements a thread", [(rows, "sort_config", _spread(elements))]
+    yield "rows in two runs", [(match, "FUSED", 0)]
+    yield "library sort", [(match, "FUSED", 0), (match, "MERGED", 0)]
     for m, n, k, warps in itertools.product((32, 64, 128), (32, 64, 128), (32, 64), (4, 8)):
         patch = (matmul, "matmul_config", lambda *_, c=(m, n, k, warps): c)
         yield f"product tile {m} x {n} x {k}, {warps} warps", [patch]
@@ -43,7 +43,7 @@ def candidates():
 
 def _spread(elements):
     """A ``sort_config`` that gives each thread so many elements, within 32 to 1024 threads."""
-    chosen = sliced.sort_config
+    chosen = rows.sort_config
 
     def config(n):
         log, _ = chosen(n)

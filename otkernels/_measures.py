@@ -70,6 +70,12 @@ class Measures:
             weights = torch.where(present(lengths, n), weights, 0)
         return normalised(weights).expand(*self.batch, n)
 
+    def weighed(self):
+        """Points, float64, and masses of both sides."""
+        for points, n, mass in zip(self.point_sets(), self.sizes, self.masses(), strict=True):
+            points = points.double()
+            yield points, points.new_full((n,), 1 / n) if mass is None else mass
+
     def counts(self):
         """How many points count, (*batch) each; None and None if that is all of them or masses say.
 
@@ -89,7 +95,7 @@ class Measures:
         """The value, NaN where a length that could not be read without a wait is no size."""
         for n, lengths in zip(self.sizes, self.lengths, strict=True):
             if lengths is not None:
-                value = torch.where((lengths >= 1) & (lengths <= n), value, torch.nan)
+                value = nan_out_of_range(value, n, lengths)
         return value
 
 
@@ -99,6 +105,11 @@ def normalised(weights):
     total = weights.sum(-1, keepdim=True)
     ok = (weights >= 0).all(-1, keepdim=True) & (total > 0) & total.isfinite()
     return torch.where(ok, weights / total, torch.nan)
+
+
+def nan_out_of_range(value, n, lengths):
+    """The value, NaN where a length is none of 1 to n."""
+    return torch.where((lengths >= 1) & (lengths <= n), value, torch.nan)
 
 
 def present(lengths, n):

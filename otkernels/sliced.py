@@ -8,12 +8,11 @@ Bernot 2011; Bonneel, Rabin, Peyre, Pfister 2015):
 The definition on the line stands in ``_quantiles``.
 """
 
-import torch
-
 from . import _check, _ops
+from ._masses import no_grad
 from ._measures import Measures, without_padding
 from ._quantiles import line_cost
-from .projections import sample_projections
+from ._slicing import directions, nan_everywhere, root_and_reduce
 
 __all__ = ["sliced_wasserstein", "wasserstein_1d"]
 
@@ -46,21 +45,18 @@ def _fake_value(costs):
 
 def _fake_grads(tensors, needs, costs):
     return [
-        costs.new_empty((*costs.shape[:-1], 0), dtype=torch.float64)
-        if t is None
-        else _ops.empty_grad(t, need)
+        no_grad(costs) if t is None else _ops.empty_grad(t, need)
         for t, need in zip(tensors, needs, strict=True)
     ]
 
 
-_FOLDERS = {"cpu": "cpu", "triton": "kernels"}
 _LINE_OPS = {
     impl: _ops.register(f"line_{impl}", _LINE_SCHEMA, f"{folder}.sliced:line", _fake_line)
-    for impl, folder in _FOLDERS.items()
+    for impl, folder in _ops.FOLDERS.items()
 }
 _SLICED_OPS = {
     impl: _ops.register(f"sliced_{impl}", _SLICED_SCHEMA, f"{folder}.sliced:sliced", _fake_sliced)
-    for impl, folder in _FOLDERS.items()
+    for impl, folder in _ops.FOLDERS.items()
 }
 
 
@@ -80,7 +76,7 @@ def _cost(measures, sets, projections, p, impl):
         ]
         a, b = (None if t is None else t.unsqueeze(-2) for t in measures.masses())
         costs = line_cost(*rows, p, a, b)
-        value, costs = _nan_everywhere(costs.mean(-1)), costs.detach()
+        value, costs = nan_everywhere(costs.mean(-1)), costs.detach()
     else:
         n, m = measures.counts()
         a, b = (None, None) if n is not None else measures.masses()
@@ -90,14 +86,6 @@ def _cost(measures, sets, projections, p, impl):
             op, tensors = _SLICED_OPS[impl], (*sets, projections, a, b)
         value, (costs,) = _ops.value_and_grad(op, tensors, n, m, p)
     return measures.nan_out_of_range(value), costs
-
-
-def _nan_everywhere(cost):
-    """The cost, with a NaN gradient at every point of a problem whose cost is NaN.
-
-    Without it points away from the NaN would get finite and wrong gradients.
-    """
-    return cost * torch.where(cost.isnan(), cost, torch.ones_like(cost)).detach()
 
 
 def estimate(
@@ -139,32 +127,6 @@ def estimate(
         return _cost(measures, sets, projections, float(p), impl)
 
 
-def directions(function, x, projections, n_projections, method, generator, validate):
-    """The directions that were given, checked and in the accumulation dtype, or drawn ones."""
-    dtype = _ops.accumulation_dtype(x.dtype)
-    if projections is None:
-        _check.positive_int(function, "n_projections", n_projections)
-        return sample_projections(
-            x.shape[-1],
-            n_projections,
-            method=method,
-            generator=generator,
-            device=x.device,
-            dtype=dtype,
-        )
-    _check.floating(function, "projections", projections)
-    shape, d = tuple(projections.shape), x.shape[-1]
-    ok = len(shape) >= 2 and shape[-2] == d and shape[-1] > 0
-    _check.require(ok, function, "projections", f"have shape ({d}, L) or (..., {d}, L)", shape)
-    same = projections.device == x.device
-    _check.require(
-        same, function, "projections", f"be on x's device {x.device}", projections.device
-    )
-    if validate:
-        _check.finite(function, "projections", projections)
-    return projections.to(dtype)
-
-
 def _slices(measures, function):
     """Rows (*batch, L, N) and (*batch, L, M) that a callable makes of both clouds."""
     rows = []
@@ -182,14 +144,6 @@ def _slices(measures, function):
     expected = f"give as many slices as for x, {rows[0].shape[-2]}"
     _check.require(same, measures.function, "projections(y)", expected, rows[1].shape[-2])
     return tuple(rows)
-
-
-def root_and_reduce(cost, p, root, reduction):
-    """The p-th root, if wanted, with sub-gradient 0 at 0, and the reduction over the batch."""
-    if root:
-        zero = cost == 0
-        cost = torch.where(zero, 0, torch.where(zero, 1, cost) ** (1 / p))
-    return {"none": lambda: cost, "mean": cost.mean, "sum": cost.sum}[reduction]()
 
 
 # --- public functions ---------------------------------------------------------------------------

@@ -23,7 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from otkernels.kernels import matmul, sliced
+from otkernels.kernels import cells, match, matmul, rows
 
 TABLES = pathlib.Path(__file__).parent / "registers"
 
@@ -74,7 +74,7 @@ class Case:
         )
         options = {"num_warps": max(1, self.threads // target.warp_size)}
         if not hip:
-            options |= sliced.launch_options(self.threads)
+            options |= rows.launch_options(self.threads)
         return triton.compile(source, target=target, options=options)
 
 
@@ -96,33 +96,85 @@ def label(flags):
 
 def sort_cases():
     """Every configuration that sort_config can choose, for the kernels that sort."""
-    rows = {n: POINTERS[torch.float32] for n in ("u_ptr", "v_ptr", "part_ptr")}
-    for log, threads in sorted({sliced.sort_config(n) for n in range(1, sliced.FUSED + 1)}):
+    pointers = {n: POINTERS[torch.float32] for n in ("u_ptr", "v_ptr", "part_ptr")}
+    for log, threads in sorted({rows.sort_config(n) for n in range(1, match.FUSED + 1)}):
         # The exponent enters after the sort, so one costly exponent in the longest row will do.
-        longest = [{"P": 1.5, "NEED_U": True, "NEED_V": True}] if 2**log == sliced.FUSED else []
+        longest = [{"P": 1.5, "NEED_U": True, "NEED_V": True}] if 2**log == match.FUSED else []
         for flags in (*match_flags((2.0,)), *longest):
             constants = {**flags, "LOG": log, "THREADS": threads}
             name = f"match log={log} {label(flags)}"
-            yield Case(name, sliced._match_kernel, rows, constants, threads)
-            if 2**log == sliced.FUSED and flags["NEED_U"]:
+            yield Case(name, match._match_kernel, pointers, constants, threads)
+            if 2**log == match.FUSED and flags["NEED_U"]:
                 name += " n=16k"
-                yield Case(name, sliced._match_kernel, rows, constants, threads, aligned=("n",))
-    lengths = range(sliced.FUSED + 1, sliced.MERGED + 1)
-    for log, threads in sorted({sliced.sort_config(triton.cdiv(n, 2)) for n in lengths}):
-        pointers = {"x_ptr": "*fp32", "key_ptr": "*i32", "position_ptr": "*i32"}
-        for payload in (False, True):
-            constants = {"PAYLOAD": payload, "LOG": log, "THREADS": threads}
-            name = f"sort_run log={log} PAYLOAD={payload}"
-            yield Case(name, sliced._sort_run_kernel, pointers, constants, threads)
-            name += " n=16k"
-            yield Case(name, sliced._sort_run_kernel, pointers, constants, threads, aligned=("n",))
-        pointers = rows | {
-            n: "*i32" for n in ("key_u_ptr", "key_v_ptr", "position_u_ptr", "position_v_ptr")
-        }
+                yield Case(name, match._match_kernel, pointers, constants, threads, aligned=("n",))
+
+
+def run_cases():
+    """Every configuration of the kernels that sort runs and merge them."""
+    pointers = {"x_ptr": "*fp32", "key_ptr": "*i32", "position_ptr": "*i32", "count_ptr": "*i64"}
+    one = {(*rows.sort_config(n), 1) for n in range(1, rows.LONGEST_RUN + 1)}
+    lengths = range(match.FUSED + 1, match.MERGED + 1)
+    two = {(*rows.sort_config(triton.cdiv(n, 2)), 2) for n in lengths}
+    for log, threads, runs in sorted(one | two):
+        for payload, counted in ((False, False), (True, False), (True, True)):
+            constants = {"PAYLOAD": payload, "COUNTED": counted, "RUNS": runs}
+            name = f"sort_run log={log} {label(constants)}"
+            constants |= {"LOG": log, "THREADS": threads}
+            yield Case(name, rows._sort_run_kernel, pointers, constants, threads)
+            if runs == 2:
+                name += " n=16k"
+                yield Case(
+                    name, rows._sort_run_kernel, pointers, constants, threads, aligned=("n",)
+                )
+    floats = {n: POINTERS[torch.float32] for n in ("u_ptr", "v_ptr", "part_ptr")}
+    integers = ("key_u_ptr", "key_v_ptr", "position_u_ptr", "position_v_ptr")
+    for log in sorted({log for log, _, _ in two}):
         for flags in late_flags():
-            constants = {**flags, "LOG": log, "BLOCK": sliced.RANKS}
+            constants = {**flags, "LOG": log, "BLOCK": rows.RANKS}
             name = f"merge_match log={log} {label(flags)}"
-            yield Case(name, sliced._merge_match_kernel, pointers, constants, 128)
+            pointers = floats | dict.fromkeys(integers, "*i32")
+            yield Case(name, match._merge_match_kernel, pointers, constants, 128)
+        for payload in (False, True):
+            constants = {"PAYLOAD": payload, "LOG": log, "BLOCK": rows.RANKS}
+            names = ("key_ptr", "position_ptr", "key_out_ptr", "position_out_ptr")
+            name = f"merge log={log} PAYLOAD={payload}"
+            pointers = dict.fromkeys(names, "*i32")
+            yield Case(name, rows._merge_kernel, pointers, constants, 128)
+
+
+def cells_cases():
+    """Sides as keys, a target in order, the library's sort; equal masses, counts, levels."""
+    for u_keys, v_keys, dtype in (
+        (True, True, torch.float32),
+        (True, False, torch.float32),
+        (False, False, torch.float32),
+        (False, False, torch.float64),
+    ):
+        floats = ("slope_ptr", "part_ptr")
+        pointers = dict.fromkeys(floats, POINTERS[dtype])
+        pointers |= dict.fromkeys(("levels_u_ptr", "levels_v_ptr", "step_ptr"), "*fp64")
+        pointers |= dict.fromkeys(("count_u_ptr", "count_v_ptr"), "*i64")
+        pointers["u_ptr"] = "*i32" if u_keys else POINTERS[dtype]
+        pointers["v_ptr"] = "*i32" if v_keys else POINTERS[dtype]
+        pointers["from_u_ptr"] = "*i32" if u_keys else "*i64"
+        for flags in cells_flags(known_target=u_keys and not v_keys):
+            constants = {"U_KEYS": u_keys, "V_KEYS": v_keys, **flags}
+            name = f"cells {dtype} {label(constants)}"
+            constants["BLOCK"] = rows.RANKS
+            yield Case(name, cells._cells_kernel, pointers, constants, 128)
+
+
+def cells_flags(known_target):
+    """What a launch may ask for: the most of each kind, and the common exponent."""
+    for levels, counted in ((False, False), (False, True), (True, False)):
+        if known_target and levels:
+            continue
+        modes = {"LEVELS": levels, "COUNTED": counted}
+        asked = [(True, True, False), (False, True, False)]
+        asked += [(True, True, True), (False, False, True)] if levels else []
+        for p in (2.0,) if known_target else (1.5, 2.0):
+            for cost, slope, step in asked:
+                yield {"P": p, **modes, "COST": cost, "SLOPE": slope, "STEP": step}
 
 
 def contiguous_matmul_cases():
@@ -143,8 +195,8 @@ def one_point_cases():
     """A launch turns integers that are 1 into constants, which are no tensors."""
     for case in [*sort_cases(), *rank_cases(), *matmul_cases()]:
         ones = {
-            sliced._match_kernel: ("n",),
-            sliced._rank_match_kernel: ("n",),
+            match._match_kernel: ("n",),
+            match._rank_match_kernel: ("n",),
             matmul._matmul_kernel: ("m", "n", "k", "stride_a_k", "stride_b_n", "stride_out_n"),
         }.get(case.kernel, ())
         if case.aligned:
@@ -163,9 +215,9 @@ def rank_cases():
         pointers = dict.fromkeys(floats, POINTERS[dtype])
         pointers |= {"position_u_ptr": "*i64", "position_v_ptr": "*i64"}
         for flags in late_flags():
-            constants = {**flags, "BLOCK": sliced.RANKS}
+            constants = {**flags, "BLOCK": rows.RANKS}
             name = f"rank_match {dtype} {label(flags)}"
-            yield Case(name, sliced._rank_match_kernel, pointers, constants, 128)
+            yield Case(name, match._rank_match_kernel, pointers, constants, 128)
 
 
 def matmul_cases():
@@ -195,7 +247,15 @@ def matmul_cases():
 @functools.cache
 def cases():
     """All cases by name."""
-    kinds = (sort_cases, rank_cases, matmul_cases, contiguous_matmul_cases, one_point_cases)
+    kinds = (
+        sort_cases,
+        run_cases,
+        cells_cases,
+        rank_cases,
+        matmul_cases,
+        contiguous_matmul_cases,
+        one_point_cases,
+    )
     return {case.name: case for kind in kinds for case in kind()}
 
 

@@ -74,10 +74,10 @@ def test_a_spill_and_too_much_shared_memory_are_problems():
 
 
 def test_configurations_hold_every_row():
-    from otkernels.kernels import sliced
+    from otkernels.kernels import rows
 
     for n in (1, 31, 32, 33, 1000, 1024, 1025, 4096, 4097, 8192):
-        log, threads = sliced.sort_config(n)
+        log, threads = rows.sort_config(n)
         assert 2**log >= max(n, threads)
         assert threads in (32, 64, 128, 256, 512)
         assert 2 ** (log - 1) < n or log == 5

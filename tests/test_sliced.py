@@ -8,6 +8,7 @@ from support import assert_close64, problem, value_and_grads
 
 import otkernels
 from otkernels import sample_projections, sliced_wasserstein, wasserstein_1d
+from otkernels.cpu import match as cpu_match
 from otkernels.cpu import sliced as cpu
 from otkernels.sliced import _LINE_OPS, _SLICED_OPS
 
@@ -286,9 +287,9 @@ def test_cpu_result_does_not_depend_on_blocks_chunks_or_threads(monkeypatch):
     threads = torch.get_num_threads()
     try:
         for block, chunk, parallel, count in ((37, 37, 0, 2), (80, 400, 0, 3), (1, 1, 0, 1)):
-            monkeypatch.setattr(cpu, "BLOCK", block)
+            monkeypatch.setattr(cpu_match, "BLOCK", block)
             monkeypatch.setattr(cpu, "CHUNK", chunk)
-            monkeypatch.setattr(cpu, "PARALLEL", parallel)
+            monkeypatch.setattr(cpu_match, "PARALLEL", parallel)
             torch.set_num_threads(count)
             for actual, reference in zip(run(), expected, strict=True):
                 assert_close64(actual, reference.double(), terms=24)
@@ -298,11 +299,11 @@ def test_cpu_result_does_not_depend_on_blocks_chunks_or_threads(monkeypatch):
 
 def test_cpu_never_starts_more_threads_than_torch_may(monkeypatch):
     started = []
-    pool = cpu.ThreadPoolExecutor
-    monkeypatch.setattr(cpu, "PARALLEL", 0)
-    monkeypatch.setattr(cpu, "BLOCK", 8)
+    pool = cpu_match.ThreadPoolExecutor
+    monkeypatch.setattr(cpu_match, "PARALLEL", 0)
+    monkeypatch.setattr(cpu_match, "BLOCK", 8)
     monkeypatch.setattr(
-        cpu, "ThreadPoolExecutor", lambda count: started.append(count) or pool(count)
+        cpu_match, "ThreadPoolExecutor", lambda count: started.append(count) or pool(count)
     )
     threads = torch.get_num_threads()
     try:
@@ -328,7 +329,8 @@ def test_cpu_long_rows(n):
 
 @pytest.mark.parametrize("p", [1, 2, 1.5])
 def test_triton_result_does_not_depend_on_the_path(monkeypatch, p, device):
-    from otkernels.kernels import sliced as kernels
+    from otkernels.kernels import match as kernels
+    from otkernels.kernels import sliced as chunks
 
     x, y, theta = problem(45, 3, 3, device=device)
 
@@ -353,7 +355,7 @@ def test_triton_result_does_not_depend_on_the_path(monkeypatch, p, device):
     for name, limits in cases.items():
         with monkeypatch.context() as patch:
             for limit, value in limits.items():
-                patch.setattr(kernels, limit, value)
+                patch.setattr(kernels if hasattr(kernels, limit) else chunks, limit, value)
             launched.clear()
             for grad in (True, False):
                 for actual, reference in zip(run(grad), expected, strict=False):
@@ -373,7 +375,7 @@ class _Recorder:
 
 
 def test_triton_merges_ties_and_nan(monkeypatch, device):
-    from otkernels.kernels import sliced as kernels
+    from otkernels.kernels import match as kernels
 
     monkeypatch.setattr(kernels, "FUSED", 32)
     monkeypatch.setattr(kernels, "MERGED", 64)
@@ -467,11 +469,20 @@ def test_root_and_reductions(impl, device):
 @pytest.mark.parametrize("impl", FAST)
 def test_opcheck(impl, device):
     x, y, theta = problem(5, 2, directions(impl), device=device)
-    for need_x, need_y in ((True, False), (False, True)):
-        torch.library.opcheck(_SLICED_OPS[impl], (x, y, theta, 2.0, need_x, need_y))
+    rows = x.mT.contiguous(), y.mT[:, :4].contiguous()
+    a, b = (torch.full((n,), 1 / n, dtype=torch.float64, device=device) for n in (5, 4))
+    n, m = (torch.tensor(k, device=device) for k in (3, 4))
+    none = (None,) * 4
+    for needs in ((True, False, False, False, False), (False, True, True, False, False)):
+        torch.library.opcheck(_SLICED_OPS[impl], (x, y, theta, *none, 2.0, needs))
         strided = x.mT.contiguous().mT, y.mT.contiguous().mT
-        torch.library.opcheck(_SLICED_OPS[impl], (*strided, theta, 2.0, need_x, need_y))
-        torch.library.opcheck(_LINE_OPS[impl], (x[:, 0], y[:, 0], 1.5, need_x, need_y))
+        torch.library.opcheck(_SLICED_OPS[impl], (*strided, theta, *none, 2.0, needs))
+    all_of_them = (x, y[:4], theta, a, b, None, None, 2.0, (True,) * 5)
+    torch.library.opcheck(_SLICED_OPS[impl], all_of_them)
+    counted = (x, y[:4], theta, None, None, n, m, 2.0, (True, True, True, False, False))
+    torch.library.opcheck(_SLICED_OPS[impl], counted)
+    torch.library.opcheck(_LINE_OPS[impl], (*rows, *none, 1.5, (True, False, False, False)))
+    torch.library.opcheck(_LINE_OPS[impl], (*rows, a, b, None, None, 1.5, (False,) * 3 + (True,)))
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -720,12 +731,6 @@ X, Y = torch.rand(4, 3), torch.rand(4, 3)
          r"impl must be one of 'torch', 'cpu', 'triton'; got 'gpu'"),
         ((X, Y), {"a": torch.rand(3)}, ValueError, r"a must have shape \(\.\.\., 4\),"),
         ((X, Y), {"b": torch.ones(4).int()}, TypeError, r"b must be float16"),
-        ((X, Y[:3]), {"impl": "cpu"}, NotImplementedError,
-         r"x and y must have equal sizes with impl='cpu'; got 4 and 3. Use impl='torch'"),
-        ((X, Y), {"a": torch.rand(4), "impl": "cpu"}, NotImplementedError,
-         r"a and b must be None with impl='cpu'; got weights. Use impl='torch'"),
-        ((X, Y), {"projections": torch.rand(3, 2, requires_grad=True), "impl": "cpu"},
-         NotImplementedError, r"projections must not require a gradient with impl='cpu'"),
     ],
 )  # fmt: skip
 def test_error_messages(arguments, options, error, message):

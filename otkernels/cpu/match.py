@@ -172,7 +172,7 @@ class Weighted:
 def _numbered(shape):
     """The positions 0, 1, ... of the elements of a block."""
     size = shape[0] * shape[1]
-    return (_POSITIONS[:size] if size <= BLOCK else np.arange(size)).reshape(shape)
+    return (_POSITIONS[:size] if size <= len(_POSITIONS) else np.arange(size)).reshape(shape)
 
 
 def _power(gap, p):

@@ -16,6 +16,7 @@ import functools
 import numpy as np
 import torch
 
+from otkernels._masses import flat, mean_grads, zero_grads
 from otkernels._ops import accumulation_dtype, empty_grad
 
 from .match import EqualSizes, SortedTarget, UnequalSizes, Weighted, match
@@ -33,14 +34,14 @@ def line(u, v, a, b, n, m, p, needs):
         return _each_problem(each, (u, v), (n, m), -1, (), needs)
     dtype = accumulation_dtype(u.dtype)
     rows = [t.reshape(-1, *t.shape[-2:]).to(dtype, copy=True).contiguous() for t in (u, v)]
-    mass_grads = _zero_grads((a, b), needs[2:])
-    cost, scale = _match_rows(rows, _flat(a), _flat(b), p, needs[:2], mass_grads)
+    mass_grads = zero_grads((a, b), needs[2:])
+    cost, scale = _match_rows(rows, flat(a), flat(b), p, needs[:2], mass_grads)
     grads = [
         row.mul_(scale / u.shape[-2]).view(t.shape) if need else empty_grad(t, False)
         for t, row, need in zip((u, v), rows, needs[:2], strict=True)
     ]
     value, costs = _value(cost, u.shape[:-1], dtype)
-    return value, costs, *grads, *_mean(mass_grads, costs)
+    return value, costs, *grads, *mean_grads(mass_grads, costs)
 
 
 def sliced(x, y, projections, a, b, n, m, p, needs):
@@ -50,15 +51,15 @@ def sliced(x, y, projections, a, b, n, m, p, needs):
         return _each_problem(each, (x, y), (n, m), -2, (projections,), needs)
     need_x, need_y, need_theta, *need_masses = needs
     slopes = need_x or need_theta, need_y or need_theta
-    mass_grads = _zero_grads((a, b), need_masses)
-    flat_a, flat_b = _flat(a), _flat(b)
+    mass_grads = zero_grads((a, b), need_masses)
+    flat_a, flat_b = flat(a), flat(b)
     value, costs, *grads = _sweep(
         (x, y),
         projections,
         needs[:3],
         lambda rows: _match_rows(rows, flat_a, flat_b, p, slopes, mass_grads),
     )
-    return value, costs, *grads, *_mean(mass_grads, costs)
+    return value, costs, *grads, *mean_grads(mass_grads, costs)
 
 
 def to_normal(x, projections, target, n, needs):
@@ -67,7 +68,7 @@ def to_normal(x, projections, target, n, needs):
         each = functools.partial(to_normal, n=None, needs=needs)
         return _each_problem(each, (x,), (n,), -2, (projections, target), needs)
     # Problems of one size share one target.
-    matching = SortedTarget(_flat(target)[0, : x.shape[-2]].numpy(), any(needs))
+    matching = SortedTarget(flat(target)[0, : x.shape[-2]].numpy(), any(needs))
 
     def match_rows(rows):
         cost = match(matching, rows[0].view(-1, rows[0].shape[-1]).numpy(), None)
@@ -83,21 +84,21 @@ def _sweep(clouds, projections, needs, match_rows):
     row and a factor, by which what it leaves in the rows becomes the derivative of that cost.
     """
     d, n_directions = projections.shape[-2:]
-    flat = [t.reshape(-1, *t.shape[-2:]).to(projections.dtype) for t in clouds]
-    batch, sizes = flat[0].shape[0], [t.shape[1] for t in flat]
+    flat_clouds = [t.reshape(-1, *t.shape[-2:]).to(projections.dtype) for t in clouds]
+    batch, sizes = flat_clouds[0].shape[0], [t.shape[1] for t in flat_clouds]
     theta = projections.reshape(-1, d, n_directions).expand(batch, -1, -1)
     grads = [
         torch.zeros(t.shape, dtype=t.dtype) if need else None
-        for t, need in zip((*flat, theta), needs, strict=True)
+        for t, need in zip((*flat_clouds, theta), needs, strict=True)
     ]
     cost = np.empty((batch, n_directions))
     for chunk, rows in _chunks(batch, n_directions, sizes, projections.dtype):
         part = theta[..., chunk]
-        for cloud, out in zip(flat, rows, strict=True):
+        for cloud, out in zip(flat_clouds, rows, strict=True):
             torch.bmm(part.mT, cloud.mT, out=out)
         row_cost, scale = match_rows(rows)
         cost[:, chunk] = row_cost.reshape(batch, -1)
-        for grad, slopes, cloud in zip(grads, rows, flat, strict=False):
+        for grad, slopes, cloud in zip(grads, rows, flat_clouds, strict=False):
             if grad is not None:
                 grad.baddbmm_(slopes.mT, part.mT, alpha=scale / n_directions)
             if grads[-1] is not None:
@@ -174,32 +175,10 @@ def _each_problem(run, clouds, counts, axis, tensors, needs):
                 grad[k].narrow(axis, 0, size).copy_(part)
         results.append((value, costs, *rest[len(clouds) :]))
     value, costs, *rest = (torch.stack(r) for r in zip(*results, strict=True))
-    return tuple(t.reshape(*batch, *t.shape[1:]) for t in (value, costs, *grads, *rest))
+    return tuple(t.reshape((*batch, *t.shape[1:])) for t in (value, costs, *grads, *rest))
 
 
 def _value(cost, shape, dtype):
     """Value (...) and costs (..., L) from the cost of each row, float64."""
     costs = torch.from_numpy(cost).reshape(shape)
     return costs.mean(-1).to(dtype), costs.to(dtype)
-
-
-def _flat(masses):
-    return None if masses is None else masses.reshape(-1, masses.shape[-1])
-
-
-def _zero_grads(masses, needs):
-    """Zeros (P, N) for each of the masses that needs a gradient, else None."""
-    return [
-        torch.zeros_like(_flat(t)) if need else None for t, need in zip(masses, needs, strict=True)
-    ]
-
-
-def _mean(mass_grads, costs):
-    """The sums over the rows of a problem as gradients of the mean cost."""
-    *batch, n_rows = costs.shape
-    return [
-        costs.new_empty((*batch, 0), dtype=torch.float64)
-        if grad is None
-        else (grad / n_rows).reshape(*batch, -1)
-        for grad in mass_grads
-    ]

@@ -1,0 +1,47 @@
+"""What the sliced losses share: directions as they come in, the value as it goes out."""
+
+import torch
+
+from . import _check, _ops
+from .projections import sample_projections
+
+
+def directions(function, x, projections, n_projections, method, generator, validate=False):
+    """Directions (..., D, L) in the accumulation dtype: those given, checked, or drawn ones."""
+    dtype = _ops.accumulation_dtype(x.dtype)
+    if projections is None:
+        _check.positive_int(function, "n_projections", n_projections)
+        return sample_projections(
+            x.shape[-1],
+            n_projections,
+            method=method,
+            generator=generator,
+            device=x.device,
+            dtype=dtype,
+        )
+    _check.floating(function, "projections", projections)
+    shape, d = tuple(projections.shape), x.shape[-1]
+    ok = len(shape) >= 2 and shape[-2] == d and shape[-1] > 0
+    _check.require(ok, function, "projections", f"have shape ({d}, L) or (..., {d}, L)", shape)
+    same = projections.device == x.device
+    condition = f"be on x's device {x.device}"
+    _check.require(same, function, "projections", condition, projections.device)
+    if validate:
+        _check.finite(function, "projections", projections)
+    return projections.to(dtype)
+
+
+def nan_everywhere(cost):
+    """The cost, with a NaN gradient at every point of a problem whose cost is NaN.
+
+    Without it points away from the NaN would get finite and wrong gradients.
+    """
+    return cost * torch.where(cost.isnan(), cost, torch.ones_like(cost)).detach()
+
+
+def root_and_reduce(cost, p, root, reduction):
+    """The p-th root, if wanted, with sub-gradient 0 at 0, and the reduction over the batch."""
+    if root:
+        zero = cost == 0
+        cost = torch.where(zero, 0, torch.where(zero, 1, cost) ** (1 / p))
+    return {"none": lambda: cost, "mean": cost.mean, "sum": cost.sum}[reduction]()
