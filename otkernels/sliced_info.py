@@ -1,0 +1,186 @@
+r"""Sliced Wasserstein distance with what is known of its Monte-Carlo error, and a way to cut it.
+
+The value is the mean of L costs, one a direction, and so has the standard error s / sqrt(L) with s
+their standard deviation. A control variate lowers s. For W_2^2 it is the Gaussian approximation of
+Nguyen and Ho 2024 ("Sliced Wasserstein estimation with control variates", ICLR), whose parts are
+quadratic forms of the direction,
+
+    q_1 = (theta . (mean_x - mean_y))^2,  q_2 = theta^T cov_x theta,  q_3 = theta^T cov_y theta,
+
+each of known mean over the sphere, trace / D. Their combination nearest to the costs, by least
+squares, is subtracted and its known mean is added back.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from . import _check, _measures
+from ._slicing import directions
+from .sliced import estimate
+
+__all__ = ["SlicedWassersteinInfo", "sliced_wasserstein_with_info"]
+
+
+class SlicedWassersteinInfo(NamedTuple):
+    """What :func:`sliced_wasserstein_with_info` returns."""
+
+    value: torch.Tensor
+    """(...) the estimate of SW_p^p; the only one with a gradient."""
+    costs: torch.Tensor
+    """(..., L) W_p^p of each direction."""
+    standard_error: torch.Tensor
+    """(...) standard error of the value over the draw of independent directions."""
+
+
+def sliced_wasserstein_with_info(
+    x,
+    y,
+    *,
+    p=2,
+    n_projections=128,
+    projections=None,
+    method="gaussian",
+    a=None,
+    b=None,
+    x_lengths=None,
+    y_lengths=None,
+    generator=None,
+    control_variate=False,
+    validate=False,
+    impl=None,
+):
+    """Sliced Wasserstein distance to the power p, the cost of each direction and a standard error.
+
+    Args:
+        x: (..., N, D) points; this and the rest as in :func:`otkernels.sliced_wasserstein`.
+        y: (..., M, D) points.
+        p: exponent.
+        n_projections: number L of directions to draw when ``projections`` is None.
+        projections: directions (D, L) or (..., D, L), or a callable.
+        method: how directions are drawn.
+        a: (..., N) weights of x.
+        b: (..., M) weights of y.
+        x_lengths: (...) how many points of each cloud of x count.
+        y_lengths: (...) the same for y.
+        generator: source of the drawn directions.
+        control_variate: for p = 2, subtract the Gaussian approximation of the costs, of known mean
+            over the sphere (see the module). Three coefficients are fitted to the L costs, which
+            leaves a bias of order 1/L; directions must be uniform on the sphere, each by itself:
+            drawn ones are. Needs L > 4. docs/directions.md has measured cuts of the variance.
+        validate: check values too.
+        impl: implementation.
+
+    Returns:
+        :class:`SlicedWassersteinInfo`. The standard error is that of independent directions: with
+        "orthogonal" and "sobol", whose errors cancel in part, it errs on the large side. It is NaN
+        for L = 1. costs are those without control variate; value is their mean without one.
+
+    Gradients: of value, to all that :func:`otkernels.sliced_wasserstein` differentiates. The fitted
+        coefficients are taken as constants.
+
+    Raises:
+        ValueError: as :func:`otkernels.sliced_wasserstein`; control_variate with another p than 2,
+            with a callable or with less than 5 directions.
+        TypeError: not a floating tensor; lengths that are no integers.
+
+    >>> info = sliced_wasserstein_with_info(torch.zeros(4, 2), torch.ones(4, 2))
+    >>> info.costs.shape
+    torch.Size([128])
+    """
+    name = "sliced_wasserstein_with_info"
+    _check.clouds(name, x, y)
+    if control_variate:
+        _check.require(p == 2, name, "p", "be 2 with control_variate=True", repr(p))
+        tensor = not callable(projections)
+        condition = "be directions with control_variate=True"
+        _check.require(tensor, name, "projections", condition, type(projections).__name__)
+    if not callable(projections):
+        projections = directions(name, x, projections, n_projections, method, generator, validate)
+    value, costs = estimate(
+        name,
+        x,
+        y,
+        p=p,
+        n_projections=n_projections,
+        projections=projections,
+        method=method,
+        a=a,
+        b=b,
+        x_lengths=x_lengths,
+        y_lengths=y_lengths,
+        generator=generator,
+        validate=validate,
+        impl=impl,
+    )
+    n_directions = costs.shape[-1]
+    if not control_variate:
+        error = costs.std(-1) if n_directions > 1 else torch.full_like(value.detach(), torch.nan)
+        return SlicedWassersteinInfo(value, costs, error / n_directions**0.5)
+    enough = n_directions > 4
+    _check.require(enough, name, "projections", "have L > 4 for a control variate", n_directions)
+    measures = _measures.Measures(
+        name, -2, ("x", "y"), (x, y), (a, b), (x_lengths, y_lengths), False
+    )
+    controls = _controls(measures, projections)
+    coefficients, error = _regress(costs, controls.detach())
+    value = value - (coefficients * controls.mean(-1)).sum(-1).to(value.dtype)
+    return SlicedWassersteinInfo(value, costs, error.to(costs.dtype))
+
+
+def _controls(measures, projections):
+    """The three quadratic forms less their means over the sphere: (*batch, 3, L), float64."""
+    theta = projections.double()
+    means, covariances = zip(*(_moments(*side) for side in measures.weighed()), strict=True)
+    shift = means[0] - means[1]
+    forms = [
+        (shift.unsqueeze(-2) @ theta).squeeze(-2).square() - shift.square().mean(-1, keepdim=True),
+        *(
+            ((covariance @ theta) * theta).sum(-2)
+            - covariance.diagonal(dim1=-2, dim2=-1).mean(-1, keepdim=True)
+            for covariance in covariances
+        ),
+    ]
+    return torch.stack([f.expand(*measures.batch, -1) for f in forms], dim=-2)
+
+
+def _moments(points, masses):
+    """Mean (..., D) and covariance (..., D, D)."""
+    mean = (masses.unsqueeze(-2) @ points).squeeze(-2)
+    centred = points - mean.unsqueeze(-2)
+    return mean, centred.mT @ (masses.unsqueeze(-1) * centred)
+
+
+def _regress(costs, controls):
+    """Coefficients (..., K) of controls (..., K, L) for costs (..., L), and the standard error.
+
+    Least squares with a constant, whose value at controls 0 is the estimate. By Gram and Schmidt,
+    leaving out a control that depends on those before it: a solver would raise on NaN and on equal
+    covariances.
+    """
+    left = costs.double() - costs.double().mean(-1, keepdim=True)
+    centred = controls - controls.mean(-1, keepdim=True)
+    *_, n_controls, n_directions = controls.shape
+    means = controls.mean(-1)
+    leverage = 1 / n_directions
+    coefficients = torch.zeros_like(controls[..., 0])
+    basis = []
+    for k in range(n_controls):
+        vector = centred[..., k, :]
+        combination = torch.zeros_like(coefficients)
+        combination[..., k] = 1
+        size = vector.square().sum(-1, keepdim=True)
+        for other, of_controls in basis:
+            share = (vector * other).sum(-1, keepdim=True)
+            vector = vector - share * other
+            combination = combination - share * of_controls
+        norm = vector.square().sum(-1, keepdim=True)
+        new = norm > 1e-12 * size
+        scale = torch.where(new, torch.where(new, norm, 1).rsqrt(), 0)
+        basis.append((vector * scale, combination * scale))
+        share = (left * basis[-1][0]).sum(-1, keepdim=True)
+        left = left - share * basis[-1][0]
+        coefficients = coefficients + share * basis[-1][1]
+        leverage = leverage + (basis[-1][1] * means).sum(-1).square()
+    variance = left.square().sum(-1) / (n_directions - 1 - n_controls)
+    return coefficients, (variance * leverage).sqrt()
