@@ -1,82 +1,54 @@
 """The losses as nn.Module: they hold hyper-parameters and directions, the functions do the work."""
 
+import inspect
+
 import torch
 from torch import nn
 
 from . import _check
-from .projections import sample_projections
+from .max_sliced import max_sliced_wasserstein
+from .projections import METHODS, sample_projections
 from .sliced import sliced_wasserstein
+from .sliced_to_normal import sliced_wasserstein_to_normal
 
-__all__ = ["SlicedWassersteinLoss"]
+__all__ = ["MaxSlicedWassersteinLoss", "SlicedWassersteinLoss", "SlicedWassersteinToNormalLoss"]
 
 RESAMPLE = ("step", "epoch", "fixed")
 
 
-class SlicedWassersteinLoss(nn.Module):
-    """Sliced Wasserstein distance to the power p between two batches of points, as a loss.
+class _Sliced(nn.Module):
+    """Hyper-parameters of every sliced loss, and the directions that it keeps.
 
-    See :func:`otkernels.sliced_wasserstein` for the definition, dtypes and gradients.
-
-    Args:
-        n_projections: number of directions.
-        p: exponent, any number of at least 1.
-        resample: "step" draws new directions in every call (an unbiased estimate of the loss over
-            the whole sphere); "epoch" keeps them until :meth:`resample_projections` is called;
-            "fixed" keeps the first draw for good, which matches clouds only along those lines.
-        dim: number of features D; needed for "epoch" and "fixed", whose directions are a buffer
-            (``projections``, float32) that moves with the module and is part of its state_dict.
-        generator: source of the draws, on the device of the points; None is torch's global stream.
-        root: return the p-th root.
-        reduction: "mean" (default), "sum" or "none" over the leading axes.
-        impl: implementation; None picks the fastest that covers the call.
-
-    Shape: ``loss(x, y)`` takes (..., N, D) and (..., M, D) and, by keyword, weights ``a`` (..., N)
-    and ``b`` (..., M).
-
-    >>> import torch
-    >>> loss = SlicedWassersteinLoss(64)
-    >>> loss(torch.zeros(8, 3), torch.zeros(8, 3)).item()
-    0.0
+    Every argument of the constructor is an attribute of its name; ``repr`` shows those that differ
+    from their defaults, after ``n_projections`` and ``p``.
     """
 
-    def __init__(
-        self,
-        n_projections=128,
-        *,
-        p=2,
-        resample="step",
-        dim=None,
-        generator=None,
-        root=False,
-        reduction="mean",
-        impl=None,
-    ):
+    def __init__(self, **options):
         super().__init__()
         name = type(self).__name__
-        _check.positive_int(name, "n_projections", n_projections)
-        _check.exponent(name, p)
-        _check.one_of(name, "resample", resample, RESAMPLE)
-        _check.one_of(name, "reduction", reduction, _check.REDUCTIONS)
-        if impl is not None:
-            _check.one_of(name, "impl", impl, _check.IMPLS)
-        self.n_projections = n_projections
-        self.p = p
-        self.resample = resample
-        self.dim = dim
-        self.generator = generator
-        self.root = root
-        self.reduction = reduction
-        self.impl = impl
+        _check.positive_int(name, "n_projections", options["n_projections"])
+        _check.one_of(name, "method", options["method"], METHODS)
+        _check.one_of(name, "resample", options.setdefault("resample", "step"), RESAMPLE)
+        _check.one_of(name, "reduction", options["reduction"], _check.REDUCTIONS)
+        if "p" in options:
+            _check.exponent(name, options["p"])
+        if options["impl"] is not None:
+            _check.one_of(name, "impl", options["impl"], _check.IMPLS)
+        for option, value in options.items():
+            setattr(self, option, value)
         self.register_buffer("projections", None)
-        if resample != "step":
-            _check.positive_int(name, "dim", dim)
-            device = None if generator is None else generator.device
-            self.projections = self._draw(device)
+        if self.resample != "step":
+            _check.positive_int(name, "dim", self.dim)
+            self.projections = self._draw(self.generator.device if self.generator else None)
 
     def _draw(self, device):
-        size = self.dim, self.n_projections
         return sample_projections(
-            *size, generator=self.generator, device=device, dtype=torch.float32
+            self.dim,
+            self.n_projections,
+            method=self.method,
+            generator=self.generator,
+            device=device,
+            dtype=torch.float32,
         )
 
     def _apply(self, fn, recurse=True):
@@ -93,34 +65,214 @@ class SlicedWassersteinLoss(nn.Module):
         _check.require(ok, type(self).__name__, "resample", "be 'epoch'", repr(self.resample))
         self.projections.copy_(self._draw(self.projections.device))
 
-    def forward(self, x, y, *, a=None, b=None):
+    def _options(self, *names):
+        """These attributes and the ones that all functions take, by keyword."""
+        names = (*names, "n_projections", "method", "generator", "root", "reduction", "impl")
+        return {name: getattr(self, name) for name in names}
+
+    def extra_repr(self):
+        """See the class."""
+        shown = []
+        for name, parameter in inspect.signature(type(self)).parameters.items():
+            value = getattr(self, name)
+            if name in ("n_projections", "p") or value is not parameter.default:
+                shown.append(f"{name}={value!r}")
+        return ", ".join(shown)
+
+
+class SlicedWassersteinLoss(_Sliced):
+    """Sliced Wasserstein distance to the power p between two batches of points, as a loss.
+
+    See :func:`otkernels.sliced_wasserstein` for the definition, dtypes and gradients.
+
+    Args:
+        n_projections: number of directions.
+        p: exponent, any number of at least 1.
+        method: how directions are drawn, see :func:`otkernels.sample_projections`.
+        resample: "step" draws new directions in every call (an unbiased estimate of the loss over
+            the whole sphere); "epoch" keeps them until :meth:`resample_projections` is called;
+            "fixed" keeps the first draw for good, which matches clouds only along those lines.
+        dim: number of features D; needed for "epoch" and "fixed", whose directions are a buffer
+            (``projections``, float32) that moves with the module and is part of its state_dict.
+        slices: a callable, such as a network, that returns slices (..., N, L) of points
+            (..., N, D), instead of directions.
+        generator: source of the draws, on the device of the points; None is torch's global stream.
+        root: return the p-th root.
+        reduction: "mean" (default), "sum" or "none" over the leading axes.
+        impl: implementation; None picks the fastest.
+
+    Shape: ``loss(x, y)`` takes (..., N, D) and (..., M, D) and, by keyword, weights ``a`` (..., N)
+    and ``b`` (..., M) and lengths ``x_lengths`` and ``y_lengths`` (...).
+
+    >>> import torch
+    >>> loss = SlicedWassersteinLoss(64)
+    >>> loss(torch.zeros(8, 3), torch.zeros(8, 3)).item()
+    0.0
+    """
+
+    def __init__(
+        self,
+        n_projections=128,
+        *,
+        p=2,
+        method="gaussian",
+        resample="step",
+        dim=None,
+        slices=None,
+        generator=None,
+        root=False,
+        reduction="mean",
+        impl=None,
+    ):
+        super().__init__(
+            n_projections=n_projections,
+            p=p,
+            method=method,
+            resample=resample,
+            dim=dim,
+            slices=slices,
+            generator=generator,
+            root=root,
+            reduction=reduction,
+            impl=impl,
+        )
+        one = slices is None or resample == "step"
+        name = type(self).__name__
+        _check.require(one, name, "slices", "be None with kept directions", type(slices).__name__)
+
+    def forward(self, x, y, *, a=None, b=None, x_lengths=None, y_lengths=None):
         """The loss between x (..., N, D) and y (..., M, D)."""
         return sliced_wasserstein(
             x,
             y,
-            p=self.p,
-            n_projections=self.n_projections,
-            projections=self.projections,
+            projections=self.projections if self.slices is None else self.slices,
             a=a,
             b=b,
-            generator=self.generator,
-            root=self.root,
-            reduction=self.reduction,
-            impl=self.impl,
+            x_lengths=x_lengths,
+            y_lengths=y_lengths,
+            **self._options("p"),
         )
 
-    def extra_repr(self):
-        """Hyper-parameters that differ from their defaults, after the two that always matter."""
-        parts = [f"n_projections={self.n_projections}", f"p={self.p}"]
-        defaults = {
-            "resample": "step",
-            "dim": None,
-            "root": False,
-            "reduction": "mean",
-            "impl": None,
-        }
-        for name, default in defaults.items():
-            value = getattr(self, name)
-            if value != default:
-                parts.append(f"{name}={value!r}")
-        return ", ".join(parts)
+
+class SlicedWassersteinToNormalLoss(_Sliced):
+    """Sliced Wasserstein distance, squared, from a batch of points to N(0, I), as a loss.
+
+    See :func:`otkernels.sliced_wasserstein_to_normal`: no samples of the normal are needed.
+
+    Args:
+        n_projections: number of directions.
+        method: how directions are drawn, see :func:`otkernels.sample_projections`.
+        resample: "step", "epoch" or "fixed", as in :class:`SlicedWassersteinLoss`.
+        dim: number of features D; needed for "epoch" and "fixed".
+        generator: source of the draws, on the device of the points; None is torch's global stream.
+        root: return the square root.
+        reduction: "mean" (default), "sum" or "none" over the leading axes.
+        impl: implementation; None picks the fastest.
+
+    Shape: ``loss(x)`` takes (..., N, D) and, by keyword, ``x_lengths`` (...).
+    """
+
+    def __init__(
+        self,
+        n_projections=128,
+        *,
+        method="gaussian",
+        resample="step",
+        dim=None,
+        generator=None,
+        root=False,
+        reduction="mean",
+        impl=None,
+    ):
+        super().__init__(
+            n_projections=n_projections,
+            method=method,
+            resample=resample,
+            dim=dim,
+            generator=generator,
+            root=root,
+            reduction=reduction,
+            impl=impl,
+        )
+
+    def forward(self, x, *, x_lengths=None):
+        """The loss of x (..., N, D)."""
+        return sliced_wasserstein_to_normal(
+            x, projections=self.projections, x_lengths=x_lengths, **self._options()
+        )
+
+
+class MaxSlicedWassersteinLoss(_Sliced):
+    """Max-sliced Wasserstein distance to the power p between two batches of points, as a loss.
+
+    See :func:`otkernels.max_sliced_wasserstein`. The direction found is kept (``direction``, a
+    buffer that is not part of the state_dict) and is one more start in the next call, as long as
+    the batch has the same leading axes: while clouds move little, few steps then suffice.
+
+    Args:
+        n_projections: number of drawn candidates.
+        p: exponent, any number of at least 1.
+        method: how candidates are drawn, see :func:`otkernels.sample_projections`.
+        n_starts: how many candidates climb.
+        n_steps: how many steps each of them takes.
+        warm_start: start from the direction of the last call too.
+        generator: source of the draws, on the device of the points; None is torch's global stream.
+        root: return the p-th root.
+        reduction: "mean" (default), "sum" or "none" over the leading axes.
+        impl: implementation; None picks the fastest.
+
+    Shape: as :class:`SlicedWassersteinLoss`.
+    """
+
+    def __init__(
+        self,
+        n_projections=128,
+        *,
+        p=2,
+        method="gaussian",
+        n_starts=4,
+        n_steps=20,
+        warm_start=True,
+        generator=None,
+        root=False,
+        reduction="mean",
+        impl=None,
+    ):
+        super().__init__(
+            n_projections=n_projections,
+            p=p,
+            method=method,
+            n_starts=n_starts,
+            n_steps=n_steps,
+            warm_start=warm_start,
+            generator=generator,
+            root=root,
+            reduction=reduction,
+            impl=impl,
+        )
+        name = type(self).__name__
+        _check.positive_int(name, "n_starts", n_starts)
+        _check.not_negative_int(name, "n_steps", n_steps)
+        self.register_buffer("direction", None, persistent=False)
+
+    def forward(self, x, y, *, a=None, b=None, x_lengths=None, y_lengths=None):
+        """The loss between x (..., N, D) and y (..., M, D)."""
+        value, self.direction = max_sliced_wasserstein(
+            x,
+            y,
+            start=self._start(x, y),
+            a=a,
+            b=b,
+            x_lengths=x_lengths,
+            y_lengths=y_lengths,
+            return_direction=True,
+            **self._options("p", "n_starts", "n_steps"),
+        )
+        return value
+
+    def _start(self, x, y):
+        kept = self.direction
+        if not self.warm_start or kept is None:
+            return None
+        shape = (*torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-1])
+        return kept if kept.shape == shape and kept.device == x.device else None
