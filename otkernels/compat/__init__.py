@@ -1,0 +1,1 @@
+"""The names, argument orders and numbers of other libraries, on the functions of otkernels."""
