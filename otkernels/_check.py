@@ -145,14 +145,18 @@ def exponent(function, p):
 
 def positive_int(function, argument, value):
     """``value`` must be an integer of at least 1."""
-    ok = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 1
-    require(ok, function, argument, "be an integer >= 1", repr(value))
+    _integer_from(1, function, argument, value)
 
 
 def not_negative_int(function, argument, value):
     """``value`` must be an integer of at least 0."""
-    ok = isinstance(value, numbers.Integral) and not isinstance(value, bool) and value >= 0
-    require(ok, function, argument, "be an integer >= 0", repr(value))
+    _integer_from(0, function, argument, value)
+
+
+def _integer_from(least, function, argument, value):
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+        # Only now, because a size that is being traced has no repr.
+        raise ValueError(message(function, argument, f"be an integer >= {least}", repr(value)))
 
 
 def unsupported(function, argument, condition, got, instead):

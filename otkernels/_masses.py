@@ -9,8 +9,8 @@ def flat(masses):
 
 
 def flat_counts(counts):
-    """Counts (...) as (P,); None stays None."""
-    return None if counts is None else counts.reshape(-1)
+    """Counts (...) as (P,), contiguous, for kernels read them by address; None stays None."""
+    return None if counts is None else counts.reshape(-1).contiguous()
 
 
 def zero_grads(masses, needs):

@@ -29,17 +29,30 @@ class Measures:
         self.batch = given[0].shape[:points]
         self.include(names[1], given[1].shape[:points], f"{names[0]}'s")
         for k, (argument, name) in enumerate(zip("ab", names, strict=True)):
+            self._check_lengths(f"{name}_lengths", k, validate)
+            self._check_weights(argument, name, k, validate)
             if validate:
-                _check.finite(function, name, given[k])
-            if weights[k] is not None:
-                _check.weights(function, argument, weights[k], self.sizes[k], given[k], name)
-                self.include(argument, weights[k].shape[:-1])
-                if validate:
-                    _check.masses(function, argument, weights[k])
-            if lengths[k] is not None:
-                argument = f"{name}_lengths"
-                _check.lengths(function, argument, lengths[k], self.sizes[k], given[k], validate)
-                self.include(argument, lengths[k].shape)
+                _check.finite(function, name, self._counting(given[k], k, points))
+
+    def _check_lengths(self, argument, k, validate):
+        lengths = self.lengths[k]
+        if lengths is not None:
+            of = self.given[k]
+            _check.lengths(self.function, argument, lengths, self.sizes[k], of, validate)
+            self.include(argument, lengths.shape)
+
+    def _check_weights(self, argument, name, k, validate):
+        weights = self.weights[k]
+        if weights is not None:
+            _check.weights(self.function, argument, weights, self.sizes[k], self.given[k], name)
+            self.include(argument, weights.shape[:-1])
+            if validate:
+                _check.masses(self.function, argument, self._counting(weights, k, -1))
+
+    def _counting(self, tensor, k, axis):
+        """The tensor with 0 for whatever its padding holds; ``axis`` numbers the points."""
+        lengths = self.lengths[k]
+        return tensor if lengths is None else without_padding(tensor, lengths, axis)
 
     def include(self, argument, shape, of=None):
         """Let the batch broadcast with the leading axes ``shape`` of one more argument."""
@@ -48,9 +61,9 @@ class Measures:
 
     def point_sets(self):
         """Both sets with the whole batch, and 0 for whatever the padding holds."""
-        for t, lengths in zip(self.given, self.lengths, strict=True):
-            kept = t if lengths is None else without_padding(t, lengths, self.points)
-            yield kept.expand(*self.batch, *t.shape[self.points :])
+        for k, points in enumerate(self.given):
+            kept = self._counting(points, k, self.points)
+            yield kept.expand(*self.batch, *points.shape[self.points :])
 
     def masses(self):
         """Masses (*batch, N) and (*batch, M), float64 and of total one; None and None if uniform.
@@ -59,16 +72,13 @@ class Measures:
         """
         if not any(t is not None for t in (*self.weights, *self.lengths)):
             return None, None
-        return tuple(
-            self._mass(*side) for side in zip(self.sizes, self.weights, self.lengths, strict=True)
-        )
+        return self._mass(0), self._mass(1)
 
-    def _mass(self, n, weights, lengths):
+    def _mass(self, k):
+        n, weights = self.sizes[k], self.weights[k]
         if weights is None:
             weights = torch.ones(n, dtype=torch.float64, device=self.given[0].device)
-        if lengths is not None:
-            weights = torch.where(present(lengths, n), weights, 0)
-        return normalised(weights).expand(*self.batch, n)
+        return normalised(self._counting(weights, k, -1)).expand(*self.batch, n)
 
     def weighed(self):
         """Points, float64, and masses of both sides."""
@@ -104,7 +114,7 @@ def normalised(weights):
     weights = weights.double()
     total = weights.sum(-1, keepdim=True)
     ok = (weights >= 0).all(-1, keepdim=True) & (total > 0) & total.isfinite()
-    return torch.where(ok, weights / total, torch.nan)
+    return weights / torch.where(ok, total, torch.nan)
 
 
 def nan_out_of_range(value, n, lengths):

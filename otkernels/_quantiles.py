@@ -17,22 +17,22 @@ def line_cost(u, v, p, a=None, b=None):
     Masses a (..., N) and b (..., M), float64 and of total one, are both given or both None.
     """
     if a is None and u.shape[-1] == v.shape[-1]:
-        return _power(u.sort(dim=-1).values - v.sort(dim=-1).values, p).mean(-1)
+        return power(u.sort(dim=-1).values - v.sort(dim=-1).values, p).mean(-1)
     u, order_u = u.sort(dim=-1)
     v, order_v = v.sort(dim=-1)
     if a is None:
         i, j, mass = uniform_cells(u.shape[-1], v.shape[-1], u.device)
-        return (_power(u[..., i] - v[..., j], p) * mass.to(u.dtype)).sum(-1)
+        return (power(u[..., i] - v[..., j], p) * mass.to(u.dtype)).sum(-1)
     levels_u, levels_v = _levels(a, order_u), _levels(b, order_v)
     i, j, mass = _weighted_cells(levels_u.detach(), levels_v.detach())
-    cost = (_power(u.gather(-1, i) - v.gather(-1, j), p) * mass.to(u.dtype)).sum(-1)
+    cost = (power(u.gather(-1, i) - v.gather(-1, j), p) * mass.to(u.dtype)).sum(-1)
     for side in ((u, v, levels_u, levels_v), (v, u, levels_v, levels_u)):
         if side[2].requires_grad:
             cost = cost + _moving_levels(*side, p)
     return cost
 
 
-def _power(gap, p):
+def power(gap, p):
     """|gap|^p. At gap = 0 the sub-gradient is 0, for p = 1 too."""
     if p == 1:
         return gap.abs()
@@ -64,14 +64,17 @@ def _levels(masses, order):
 
 
 def _weighted_cells(levels_u, levels_v):
-    """As :func:`uniform_cells`, for arbitrary levels (..., N) and (..., M)."""
-    levels = torch.cat([levels_u, levels_v], dim=-1).sort(dim=-1).values
+    """As :func:`uniform_cells`, for arbitrary levels (..., N) and (..., M): N + M cells.
+
+    Each level ends a cell, so that no point is without one: even if it has no mass, its NaN shows.
+    """
+    n, m = levels_u.shape[-1], levels_v.shape[-1]
+    levels, order = torch.cat([levels_u, levels_v], dim=-1).sort(dim=-1, stable=True)
     mass = torch.diff(levels, dim=-1, prepend=torch.zeros_like(levels[..., :1]))
-    index = [
-        torch.searchsorted(side.contiguous(), levels).clamp(max=side.shape[-1] - 1)
-        for side in (levels_u, levels_v)
-    ]
-    return *index, mass
+    ends_v = (order >= n).long()
+    j = ends_v.cumsum(-1) - ends_v
+    i = torch.arange(n + m, device=order.device) - j
+    return i.clamp(max=n - 1), j.clamp(max=m - 1), mass
 
 
 def _moving_levels(u, v, levels_u, levels_v, p):
@@ -83,10 +86,19 @@ def _moving_levels(u, v, levels_u, levels_v, p):
     middle of the interval of sub-gradients, and the same choice seen from either side. (Sorting
     the levels and differentiating their differences would give a number outside that interval.)
     """
-    inner = levels_u[..., :-1].contiguous()
     step = 0
-    for right in (False, True):
-        j = torch.searchsorted(levels_v.detach().contiguous(), inner.detach(), right=right)
-        other = v.gather(-1, j.clamp(max=v.shape[-1] - 1))
-        step = step + _power(u[..., :-1] - other, p) - _power(u[..., 1:] - other, p)
-    return ((inner - inner.detach()) * step / 2).sum(-1).to(u.dtype)
+    for below in _levels_below(levels_u.detach(), levels_v.detach()):
+        other = v.gather(-1, below[..., :-1].clamp(max=v.shape[-1] - 1))
+        step = step + power(u[..., :-1] - other, p) - power(u[..., 1:] - other, p)
+    moved = (levels_u - levels_u.detach())[..., :-1]
+    return (moved * step / 2).sum(-1).to(u.dtype)
+
+
+def _levels_below(levels_u, levels_v):
+    """How many levels of v lie below each of u, and how many not above it."""
+    rank = torch.arange(levels_u.shape[-1], device=levels_u.device)
+    first, last = slice(len(rank)), slice(-len(rank), None)
+    # Of equal levels those of the first side come first.
+    for sides, of_u in (((levels_u, levels_v), first), ((levels_v, levels_u), last)):
+        place = torch.cat(sides, dim=-1).argsort(dim=-1, stable=True).argsort(dim=-1)
+        yield place[..., of_u] - rank

@@ -150,31 +150,36 @@ def cells_cases():
         (False, False, torch.float32),
         (False, False, torch.float64),
     ):
-        floats = ("slope_ptr", "part_ptr")
-        pointers = dict.fromkeys(floats, POINTERS[dtype])
-        pointers |= dict.fromkeys(("levels_u_ptr", "levels_v_ptr", "step_ptr"), "*fp64")
+        pointers = dict.fromkeys(("slope_ptr", "part_ptr"), POINTERS[dtype])
         pointers |= dict.fromkeys(("count_u_ptr", "count_v_ptr"), "*i64")
-        pointers["u_ptr"] = "*i32" if u_keys else POINTERS[dtype]
-        pointers["v_ptr"] = "*i32" if v_keys else POINTERS[dtype]
         pointers["from_u_ptr"] = "*i32" if u_keys else "*i64"
-        for flags in cells_flags(known_target=u_keys and not v_keys):
-            constants = {"U_KEYS": u_keys, "V_KEYS": v_keys, **flags}
+        values = {"u_ptr": "*i32" if u_keys else POINTERS[dtype]}
+        values["v_ptr"] = "*i32" if v_keys else POINTERS[dtype]
+        levels = dict.fromkeys(("levels_u_ptr", "levels_v_ptr"), "*fp64")
+        known_target = u_keys and not v_keys
+        keys = {"U_KEYS": u_keys, "V_KEYS": v_keys}
+        for flags in cells_flags(known_target):
+            constants = {**keys, **flags}
             name = f"cells {dtype} {label(constants)}"
-            constants["BLOCK"] = rows.RANKS
-            yield Case(name, cells._cells_kernel, pointers, constants, 128)
+            constants["BLOCK"] = cells.RANKS
+            yield Case(name, cells._cells_kernel, pointers | values | levels, constants, 128)
+        for p in () if known_target else (1.5, 2.0):
+            constants = {"P": p, **keys, "BLOCK": cells.RANKS}
+            name = f"step {dtype} {label(constants)}"
+            yield Case(
+                name, cells._step_kernel, values | levels | {"step_ptr": "*fp64"}, constants, 128
+            )
 
 
 def cells_flags(known_target):
-    """What a launch may ask for: the most of each kind, and the common exponent."""
+    """What a launch may ask for: cost and slopes, or slopes of the other side."""
     for levels, counted in ((False, False), (False, True), (True, False)):
         if known_target and levels:
             continue
-        modes = {"LEVELS": levels, "COUNTED": counted}
-        asked = [(True, True, False), (False, True, False)]
-        asked += [(True, True, True), (False, False, True)] if levels else []
         for p in (2.0,) if known_target else (1.5, 2.0):
-            for cost, slope, step in asked:
-                yield {"P": p, **modes, "COST": cost, "SLOPE": slope, "STEP": step}
+            for cost in (True, False):
+                flags = {"LEVELS": levels, "COUNTED": counted, "COST": cost, "SLOPE": True}
+                yield {"P": p, **flags}
 
 
 def contiguous_matmul_cases():

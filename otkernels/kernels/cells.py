@@ -1,16 +1,15 @@
 """Matching rows of any sizes and masses: cells of the quantile functions, found by each point.
 
 A program takes consecutive ranks of one side and, for each, walks over the points of the other
-whose levels lie within its own: cost, slope and, for masses, the step of the potential. The other
-side's gradient is another launch with the sides changed, so nobody writes what another writes, and
-sums have one order. Levels are integers (i m of n m) where masses are equal, float64 where they are
-given.
+whose levels lie within its own. The other side's gradient is another launch with the sides changed,
+so nobody writes what another writes, and sums have one order. Levels are integers (i m of n m)
+where masses are equal, float64 where they are given.
 
 For R row pairs of n and m, after the rows are sorted (``rows``): one launch for the cost and the
 gradient to u, one more for v. A launch reads n values of its own and about n + m of the other's,
 as many levels where they are given, and writes n slopes. A point walks over about 1 + m/n others,
 or as many as its mass covers: the work of a program is that of its heaviest point. Masses add
-library calls: three a side for the levels, four a side for their gradient.
+library calls: three a side for the levels; their gradient is one launch and five calls a side.
 """
 
 from typing import NamedTuple
@@ -20,8 +19,11 @@ import triton
 import triton.language as tl
 
 from .match import _cost_and_slope
-from .rows import RANKS, sorted_rows
+from .rows import sorted_rows
 from .sort import key_to_float
+
+# Ranks that a program handles, with 4 warps: two a thread. Four spilled a few values on sm_100.
+RANKS = 256
 
 
 @triton.jit
@@ -66,7 +68,6 @@ def _cells_kernel(
     count_u_ptr,  # (R / rows_each,) points that count, read where COUNTED
     count_v_ptr,
     slope_ptr,  # (R, n) slopes out, by position, where SLOPE
-    step_ptr,  # (R, n) steps of the potential out, by rank, where STEP
     part_ptr,  # (R, blocks) sums of costs out, where COST
     n,
     m,
@@ -82,7 +83,6 @@ def _cells_kernel(
     LEVELS: tl.constexpr,
     COST: tl.constexpr,
     SLOPE: tl.constexpr,
-    STEP: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """One program: BLOCK consecutive ranks of one row of u, against a row of v."""
@@ -136,17 +136,45 @@ def _cells_kernel(
     if SLOPE:
         at = tl.load(from_u_ptr + rank, mask=inside, other=0)
         tl.store(slope_ptr + row * n + at, slope / directions, mask=inside)
-    if STEP:
-        has_next = inside & (rank + 1 < size_u)
-        after = _value(u_ptr, rank + 1, has_next, U_KEYS)
-        left = tl.minimum(_first_above(levels_v_ptr, end, size_v, True), size_v - 1)
-        right = tl.minimum(_first_above(levels_v_ptr, end, size_v, False), size_v - 1)
-        v = _value(v_ptr, left, has_next, V_KEYS)
-        w = _value(v_ptr, right, has_next, V_KEYS)
-        here = _cost_and_slope(u - v, P)[0] + _cost_and_slope(u - w, P)[0]
-        there = _cost_and_slope(after - v, P)[0] + _cost_and_slope(after - w, P)[0]
-        step = tl.where(has_next, (here - there).to(tl.float64) / 2, 0.0)
-        tl.store(step_ptr + row * n + rank, step, mask=rank < n)
+
+
+@triton.jit(do_not_specialize=["n", "m"])
+def _step_kernel(
+    u_ptr,  # (R, stride_u) values in order, or their keys
+    v_ptr,  # (R, stride_v), the same
+    levels_u_ptr,  # (R, n) cumulated masses in order
+    levels_v_ptr,  # (R, m)
+    step_ptr,  # (R, n) out, by rank
+    n,
+    m,
+    stride_u,
+    stride_v,
+    P: tl.constexpr,
+    U_KEYS: tl.constexpr,
+    V_KEYS: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """One program: for BLOCK consecutive ranks, what the cost gains as the level behind one rises.
+
+    ``_moving_levels`` of otkernels/_quantiles.py says why; potentials are sums of these steps.
+    """
+    blocks = tl.cdiv(n, BLOCK)
+    row = (tl.program_id(0) // blocks).to(tl.int64)
+    rank = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    u_ptr += row * stride_u
+    v_ptr += row * stride_v
+    levels_v_ptr += row * m
+    has_next = rank + 1 < n
+    here = _value(u_ptr, rank, has_next, U_KEYS)
+    after = _value(u_ptr, rank + 1, has_next, U_KEYS)
+    level = tl.load(levels_u_ptr + row * n + rank, mask=has_next, other=0.0)
+    step = tl.zeros((BLOCK,), here.dtype)
+    for either in tl.static_range(0, 2):
+        j = tl.minimum(_first_above(levels_v_ptr, level, m, either == 0), m - 1)
+        v = _value(v_ptr, j, has_next, V_KEYS)
+        step += _cost_and_slope(here - v, P)[0] - _cost_and_slope(after - v, P)[0]
+    step = tl.where(has_next, step.to(tl.float64) / 2, 0.0)
+    tl.store(step_ptr + row * n + rank, step, mask=rank < n)
 
 
 # --- launchers ----------------------------------------------------------------------------------
@@ -194,45 +222,59 @@ def match_cells(sides, rows, directions, p, needs, counts=(None, None), mass_gra
     pairs, blocks = len(u.values), triton.cdiv(u.n, RANKS)
     dtype = torch.float64 if u.values.dtype == torch.float64 else torch.float32
     part = torch.empty(pairs, blocks, dtype=dtype, device=u.values.device)
-    _launch(u, v, part, rows[0] if needs[0] else None, mass_grads[0], directions, p, counts)
-    if needs[1] or mass_grads[1] is not None:
-        other = rows[1] if needs[1] else None
-        _launch(v, u, None, other, mass_grads[1], directions, p, counts[::-1])
+    _launch(u, v, part, rows[0] if needs[0] else None, directions, p, counts)
+    if needs[1]:
+        _launch(v, u, None, rows[1], directions, p, counts[::-1])
+    for grad, pair in zip(mass_grads, ((u, v), (v, u)), strict=True):
+        if grad is not None:
+            grad += _potentials(*pair, p).view(len(grad), -1, pair[0].n).sum(1)
     return part.sum(1)
 
 
-def _launch(u, v, part, slopes, mass_grad, directions, p, counts):
-    pairs = len(u.values)
+def _launch(u, v, part, slopes, directions, p, counts):
     unused = u.values
-    step = None
-    if mass_grad is not None:
-        step = torch.empty(pairs, u.n, dtype=torch.float64, device=unused.device)
-    _cells_kernel[(pairs * triton.cdiv(u.n, RANKS),)](
+    _cells_kernel[(len(u.values) * triton.cdiv(u.n, RANKS),)](
         u.values,
         v.values,
         u.positions,
-        *(unused if t is None else t for t in (u.levels, v.levels, *counts, slopes, step, part)),
+        *(unused if t is None else t for t in (u.levels, v.levels, *counts, slopes, part)),
         u.n,
         v.n,
         u.values.stride(0),
         v.values.stride(0),
-        1 if counts[0] is None else pairs // len(counts[0]),
-        pairs // len(v.values),
+        1 if counts[0] is None else len(u.values) // len(counts[0]),
+        len(u.values) // len(v.values),
         directions,
         P=p,
-        U_KEYS=u.values.dtype == torch.int32,
-        V_KEYS=v.values.dtype == torch.int32,
+        **_keys(u, v),
         COUNTED=counts[0] is not None,
         LEVELS=u.levels is not None,
         COST=part is not None,
         SLOPE=slopes is not None,
-        STEP=step is not None,
         BLOCK=RANKS,
     )
-    if step is not None:
-        mass_grad += _potentials(step, u.order).view(len(mass_grad), -1, u.n).sum(1)
 
 
-def _potentials(step, order):
-    """Sums of the steps from each rank on, put where the ranks come from."""
-    return torch.empty_like(step).scatter_(1, order, step.flip(1).cumsum(1).flip(1))
+def _keys(u, v):
+    return {"U_KEYS": u.values.dtype == torch.int32, "V_KEYS": v.values.dtype == torch.int32}
+
+
+def _potentials(u, v, p):
+    """The derivative of each row's cost to the masses of u: (R, n), up to a constant a row."""
+    step = torch.empty(len(u.values), u.n, dtype=torch.float64, device=u.values.device)
+    _step_kernel[(len(u.values) * triton.cdiv(u.n, RANKS),)](
+        u.values,
+        v.values,
+        u.levels,
+        v.levels,
+        step,
+        u.n,
+        v.n,
+        u.values.stride(0),
+        v.values.stride(0),
+        P=p,
+        **_keys(u, v),
+        BLOCK=RANKS,
+    )
+    from_each_rank_on = step.flip(1).cumsum(1).flip(1)
+    return torch.empty_like(step).scatter_(1, u.order, from_each_rank_on)
