@@ -42,17 +42,18 @@ def power(gap, p):
 def uniform_cells(n, m, device):
     """Cells on which both quantile functions of n and m equal masses are constant.
 
-    Levels i/n and j/m are the integers i*m and j*n over n*m, so cells are exact. Returns the index
-    of the point of each side and the mass (float64) of each of the n + m - 1 cells; where two
-    levels coincide a cell is empty.
+    Levels i/n and j/m are the integers i*m and j*n over n*m, so cells are exact, and each level
+    finds its place among those of the other side by division. Returns the index of the point of
+    each side and the mass (float64) of each of the n + m - 1 cells; where two levels coincide a
+    cell is empty.
     """
-    steps = torch.cat(
-        [
-            torch.arange(1, n + 1, device=device) * m,
-            torch.arange(1, m, device=device) * n,
-        ]
-    )
-    levels = steps.sort().values
+    of_u = torch.arange(1, n + 1, device=device) * m
+    of_v = torch.arange(1, m, device=device) * n
+    below_u = (of_u - 1) // n  # how many levels of v lie below; of equal ones that of u is first
+    below_v = of_v // m
+    levels = torch.empty(n + m - 1, dtype=torch.int64, device=device)
+    levels[torch.arange(n, device=device) + below_u] = of_u
+    levels[torch.arange(m - 1, device=device) + below_v] = of_v
     mass = torch.diff(levels, prepend=levels.new_zeros(1)).double() / (n * m)
     return (levels - 1) // m, (levels - 1) // n, mass
 

@@ -103,8 +103,6 @@ class UnequalSizes:
         self.need_v = need_v
         self.i, self.j, mass = (t.numpy() for t in uniform_cells(n, m, "cpu"))
         self.mass = mass.astype(dtype)
-        self.first_u = np.flatnonzero(np.diff(self.i, prepend=-1))
-        self.first_v = np.flatnonzero(np.diff(self.j, prepend=-1))
 
     def block(self, u, v, rows):
         """See the module."""
@@ -116,9 +114,9 @@ class UnequalSizes:
         cost = power @ self.mass
         slope *= self.mass
         if self.need_u:
-            u.reshape(-1)[from_u] = np.add.reduceat(slope, self.first_u, axis=1)
+            u.reshape(-1)[from_u] = _sum_by_point(slope, self.i, u.shape)
         if self.need_v:
-            v.reshape(-1)[from_v] = -np.add.reduceat(slope, self.first_v, axis=1)
+            v.reshape(-1)[from_v] = -_sum_by_point(slope, self.j, v.shape)
         return cost
 
 
@@ -148,7 +146,7 @@ class Weighted:
         sorted_v, from_v = sort("v", v, _numbered(v.shape), True)
         levels_u = _levels(self.a[problem], from_u)
         levels_v = _levels(self.b[problem], from_v)
-        i, j, mass, first_u, first_v = _merged_cells(levels_u, levels_v)
+        i, j, mass = _merged_cells(levels_u, levels_v)
         gap = sorted_u.take(i)
         gap -= sorted_v.take(j)
         power, slope = _power(gap, self.p)
@@ -157,9 +155,9 @@ class Weighted:
         cost = power.sum(1)
         slope *= mass
         if self.need_u:
-            u.reshape(-1)[from_u] = np.add.reduceat(slope.reshape(-1), first_u).reshape(u.shape)
+            u.reshape(-1)[from_u] = _sum_by_point(slope, i, u.shape)
         if self.need_v:
-            v.reshape(-1)[from_v] = -np.add.reduceat(slope.reshape(-1), first_v).reshape(v.shape)
+            v.reshape(-1)[from_v] = -_sum_by_point(slope, j, v.shape)
         sides = (sorted_u, levels_u, from_u), (sorted_v, levels_v, from_v)
         for potential, one, other in zip(
             (self.potential_u, self.potential_v), sides, sides[::-1], strict=True
@@ -187,26 +185,39 @@ def _power(gap, p):
     return np.multiply(size, slope, out=size), np.copysign(slope, gap, out=slope)
 
 
+def _sum_by_point(slope, point, shape):
+    """Sums (R, N) of the slopes (R, K) of cells that have the same point.
+
+    Points are numbered in the flat block or, the same in every row, (K,). NumPy's ``add.reduceat``
+    takes six times as long for so few cells a point, ``bincount`` holds the interpreter's lock.
+    """
+    slope, point = torch.from_numpy(slope), torch.from_numpy(point)
+    if point.dim() == 1:
+        return slope.new_zeros(shape).index_add_(1, point, slope).numpy()
+    total = slope.new_zeros(shape[0] * shape[1])
+    return total.index_add_(0, point.view(-1), slope.view(-1)).view(shape).numpy()
+
+
 def _levels(masses, order):
     """Cumulated masses in sorted order; the last is exactly 1."""
-    levels = masses.take(order).cumsum(axis=1)
-    levels /= levels[:, -1:]
-    return levels
+    # torch's sum runs across rows at once, a quarter of the time of NumPy's.
+    levels = torch.from_numpy(masses.take(order)).cumsum(1)
+    levels /= levels[:, -1:].clone()
+    return levels.numpy()
 
 
 def _merged_cells(levels_u, levels_v):
     """The cells between merged levels (R, N) and (R, M), for each row of the block.
 
     Returns, each (R, N + M), the positions i and j in the flat block of the points of each side and
-    the mass; and, each (R N,) and (R M,), the flat position of the first cell of every point. The
-    lowest bit of a level says which side it is from, so sorting merges levels and sides; positive
-    floats order as integers do. Of equal levels that of u comes first.
+    the mass. The lowest bit of a level says which side it is from, so sorting merges levels and
+    sides; positive floats order as integers do. Of equal levels that of u comes first.
     """
     (rows, n), m = levels_u.shape, levels_v.shape[1]
     words = np.concatenate([levels_u, levels_v], axis=1).view(np.int64)
     words &= -2
     words[:, n:] |= 1
-    words.sort(axis=1)
+    words.sort(axis=1, kind="stable")  # which merges the two runs there are
     ends_v = words & 1
     j = ends_v.cumsum(axis=1)
     j -= ends_v
@@ -217,14 +228,7 @@ def _merged_cells(levels_u, levels_v):
     i += row * n
     j += row * m
     levels = words.view(np.float64)
-    mass = np.diff(levels, axis=1, prepend=0.0)
-    firsts = []
-    for side in (0, 1):
-        first = np.flatnonzero(ends_v.reshape(-1) == side).reshape(rows, -1) + 1
-        first[:, 1:] = first[:, :-1].copy()
-        first[:, :1] = row * (n + m)
-        firsts.append(first.reshape(-1))
-    return i, j, mass, *firsts
+    return i, j, np.diff(levels, axis=1, prepend=0.0)
 
 
 def _potential(u, levels_u, v, levels_v, p):
