@@ -27,8 +27,12 @@ DOC = HERE.parent / "docs" / "directions.md"
 FIGURE = HERE.parent / "docs" / "figures" / "directions.png"
 
 METHODS = ("gaussian", "orthogonal", "sobol")
+# What is compared: how directions are drawn, and whether a control variate is subtracted.
+ESTIMATES = {method: (method, False) for method in METHODS} | {
+    "gaussian, control variate": ("gaussian", True),
+}
 DIMENSIONS = (3, 16, 64)
-SIZES = tuple(2**k for k in range(2, 11))
+SIZES = tuple(2**k for k in range(3, 11))
 TABLE_SIZES = (16, 128, 1024)
 POINTS, LOSS_POINTS = 256, 1024  # of each cloud, for errors and for times
 PAIRS = {
@@ -103,19 +107,20 @@ def clouds(pair, d):
 
 
 def errors(pair, d, randomisations):
-    """Records: root mean square of estimate / truth - 1 for each method and size of draw."""
+    """Records: root mean square of estimate / truth - 1 for each estimate and size of draw."""
     x, y = clouds(pair, d)
     truth, truth_error = sphere_mean(x, y)
-    for method in METHODS:
+    for name, (method, control) in ESTIMATES.items():
         for n in SIZES:
             stream = torch.Generator().manual_seed(n)
             options = {"method": method, "generator": stream, "dtype": torch.float64}
             draws = (otkernels.sample_projections(d, n, **options) for _ in range(randomisations))
-            error = torch.stack([cost(x, y, theta) for theta in draws]) / truth - 1
+            found = torch.stack([cost(x, y, theta, control) for theta in draws])
+            error = found / truth - 1
             square = error.square()
             rms = square.mean().sqrt().item()
             yield {
-                "kind": "error", "pair": pair, "N": POINTS, "D": d, "L": n, "method": method,
+                "kind": "error", "pair": pair, "N": POINTS, "D": d, "L": n, "method": name,
                 "rms": rms,
                 "rms_error": square.std().item() / randomisations**0.5 / (2 * rms),
                 "bias": error.mean().item(),
@@ -125,8 +130,11 @@ def errors(pair, d, randomisations):
             }  # fmt: skip
 
 
-def cost(x, y, theta):
+def cost(x, y, theta, control=False):
     """The loss along given directions."""
+    if control:
+        options = {"projections": theta, "control_variate": True}
+        return otkernels.sliced_wasserstein_with_info(x, y, **options).value
     return otkernels.sliced_wasserstein(x, y, projections=theta)
 
 
@@ -233,11 +241,11 @@ def draw(lines, path):
 
 def _panel(axes, lines):
     sizes = np.array(SIZES)
-    for i, method in enumerate(METHODS):
-        own = [select(lines, method=method, L=n)[0] for n in SIZES]
-        rms, bar = ([line[name] for line in own] for name in ("rms", "rms_error"))
-        style = {"color": f"C{i}", "marker": "osD"[i], "markersize": 5, "linewidth": 1}
-        axes.errorbar(sizes, rms, bar, capsize=2, label=method, **style)
+    for i, name in enumerate(ESTIMATES):
+        own = [select(lines, method=name, L=n)[0] for n in SIZES]
+        rms, bar = ([line[field] for line in own] for field in ("rms", "rms_error"))
+        style = {"color": f"C{i}", "marker": "osD^"[i], "markersize": 5, "linewidth": 1}
+        axes.errorbar(sizes, rms, bar, capsize=2, label=name, **style)
     start = 1.6 * max(line["rms"] for line in lines)
     slopes = {0.5: "L^{-1/2}", 1.0: "L^{-1}", 1.5: "L^{-3/2}"}
     for (slope, label), dash in zip(slopes.items(), ("--", "-.", ":"), strict=True):
@@ -254,13 +262,14 @@ def _panel(axes, lines):
 def tables(lines):
     """The errors, their biases and the times in Markdown."""
     facts, found = lines[0], select(lines, kind="error")
-    bias = max(found, key=_bias)
+    plain = [line for line in found if line["method"] in METHODS]
+    bias = max(plain, key=_bias)
     parts = [
         f"Run {facts['run']}, {facts['device_name']}, one thread, torch {facts['torch']}, "
         f"commit `{str(facts['commit'])[:10]}`{' (edited)' * (facts['dirty'] is not False)}.\n",
         f"Relative root mean square error, {found[0]['randomisations']} draws:\n",
         *_error_table(found),
-        f"\nThe largest of the {len(found)} mean errors is "
+        f"\nWithout control variate, the largest of the {len(plain)} mean errors is "
         f"{_bias(bias):.1f} standard errors, that of the truth included "
         f"({bias['method']}, {bias['pair']}, D = {bias['D']}, L = {bias['L']}).\n",
         "Milliseconds to draw (D, L) in float32, and for the loss with its gradient to `x`, "
@@ -276,14 +285,16 @@ def _bias(line):
 
 
 def _error_table(lines):
-    yield "| clouds | D | L | " + " | ".join(METHODS) + " | error of the truth |"
-    yield "| --- " * (4 + len(METHODS)) + "|"
+    yield "| clouds | D | L | " + " | ".join(ESTIMATES) + " | its bias | error of the truth |"
+    yield "| --- " * (5 + len(ESTIMATES)) + "|"
     for pair, title in PAIRS.items():
         for d in DIMENSIONS:
             for n in TABLE_SIZES:
-                own = [select(lines, pair=pair, D=d, L=n, method=m)[0] for m in METHODS]
+                own = [select(lines, pair=pair, D=d, L=n, method=m)[0] for m in ESTIMATES]
                 cells = " | ".join(f"{li['rms']:.2e} ± {li['rms_error']:.0e}" for li in own)
-                yield f"| {title} | {d} | {n} | {cells} | {own[0]['truth_error']:.0e} |"
+                bias = f"{own[-1]['bias']:.0e} ± {own[-1]['bias_error']:.0e}"
+                truth = f"{own[0]['truth_error']:.0e}"
+                yield f"| {title} | {d} | {n} | {cells} | {bias} | {truth} |"
 
 
 def _time_table(lines):

@@ -4,7 +4,12 @@ import pytest
 import torch
 from support import assert_close64, value_and_grads
 
-from otkernels import sliced_wasserstein, wasserstein_1d
+from otkernels import (
+    max_sliced_wasserstein,
+    sliced_wasserstein,
+    sliced_wasserstein_to_normal,
+    wasserstein_1d,
+)
 
 pytestmark = [
     pytest.mark.gpu,
@@ -47,6 +52,71 @@ def test_each_choice_of_gradients(needs):
             assert_close64(out, reference, terms=500 * 70)
 
 
+KINDS = ["sizes", "weights", "lengths"]
+# A run, several; two runs merged; the library's sort. The larger side has twice the points.
+SIZES = [(300, 600), (5000, 10_000), (20_000, 40_000)]
+
+
+def measures(kind, n, m, batch=()):
+    """Weights, some of them 0, or lengths, by keyword."""
+    if kind == "weights":
+        a, b = torch.rand(*batch, n, device="cuda"), torch.rand(m, device="cuda")
+        return {"a": a * (a > 0.1), "b": b}
+    if kind == "lengths":
+        return {"x_lengths": torch.randint(1, n + 1, batch, device="cuda")}
+    return {}
+
+
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_measures(kind, swapped, sizes):
+    """Integers and powers of two: projections are exact, so all sort alike."""
+    n, m = sizes[::-1] if swapped else sizes
+    x, y = ((torch.randperm(2 * k, device="cuda")[: 2 * k].float()).view(2, k, 1) for k in (n, m))
+    theta = torch.tensor([[1.0, 0.5, -2.0]], device="cuda")
+    given = measures(kind, n, m, (2,))
+    weights = {k: t for k, t in given.items() if t.is_floating_point()}
+    lengths = {k: t for k, t in given.items() if not t.is_floating_point()}
+
+    def run(dtype, impl):
+        wide = [t.to(dtype) for t in (x, y, theta, *weights.values())]
+        return value_and_grads(
+            lambda x, y, theta, *w: sliced_wasserstein(
+                x, y, projections=theta, impl=impl, **dict(zip(weights, w, strict=True)), **lengths
+            ),
+            *wide,
+        )
+
+    actual, expected = run(torch.float32, "triton"), run(torch.float64, "torch")
+    for out, reference in zip(actual, expected, strict=True):
+        assert_close64(out, reference, terms=3 * (n + m), dtype=torch.float32)
+
+
+@pytest.mark.parametrize("n", [300, 10_000, 40_000])
+def test_to_normal(n):
+    x = torch.randn(2, n, 8, device="cuda")
+    theta = torch.randn(8, 5, device="cuda")
+    theta /= theta.norm(dim=0)
+    lengths = torch.tensor([n // 3, n], device="cuda")
+    for given in ({}, {"x_lengths": lengths}):
+        value = sliced_wasserstein_to_normal(x, projections=theta, **given)
+        wide = x.double(), theta.double()
+        expected = sliced_wasserstein_to_normal(wide[0], projections=wide[1], impl="torch", **given)
+        # The value is small beside the squares it is the difference of: about 1 a point.
+        assert_close64(value + 1, expected + 1, terms=n)
+
+
+def test_max_sliced_is_not_below_its_candidates():
+    x, y = torch.randn(3, 500, 16, device="cuda"), torch.randn(400, 16, device="cuda") + 0.2
+    theta = torch.randn(16, 50, device="cuda")
+    theta /= theta.norm(dim=0)
+    best = torch.stack(
+        [sliced_wasserstein(x, y, projections=t[:, None]) for t in theta.unbind(1)]
+    ).amax(0)
+    assert (max_sliced_wasserstein(x, y, projections=theta) >= best * (1 - 1e-5)).all()
+
+
 def test_many_problems():
     x, y = torch.randn(2, 70_000, 4, 2, device="cuda")
     theta = torch.randn(2, 3, device="cuda")
@@ -55,14 +125,17 @@ def test_many_problems():
     assert_close64(actual, expected, terms=100)
 
 
+@pytest.mark.parametrize("kind", ["equal", *KINDS])
 @pytest.mark.parametrize("n", [300, 10_000, 40_000])
-def test_cuda_graph(n):
+def test_cuda_graph(n, kind):
     x, y = torch.randn(2, n, 8, device="cuda")
+    y = y if kind == "equal" else y[: n // 2]
     theta = torch.randn(8, 32, device="cuda")
     x.requires_grad_()
+    given = measures(kind, n, len(y))
 
     def step():
-        (grad,) = torch.autograd.grad(sliced_wasserstein(x, y, projections=theta), x)
+        (grad,) = torch.autograd.grad(sliced_wasserstein(x, y, projections=theta, **given), x)
         return grad
 
     side = torch.cuda.Stream()
