@@ -1,4 +1,4 @@
-"""Command line: ``python -m benchmarks run | plot | report | gpu``."""
+"""Command line: ``python -m benchmarks run | plot | report | growth | gpu``."""
 
 import argparse
 import os
@@ -9,6 +9,7 @@ from . import CannotRun
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
+GROWTH = ("time", "memory", "draw")
 
 
 def main(arguments=None):
@@ -49,6 +50,18 @@ def _parser():
     report.add_argument("--allow-dirty", action="store_true", help="also records of edited trees")
     report.set_defaults(command=_report)
 
+    growth = commands.add_parser(
+        "growth", help="time and memory against N: records, figures, tables"
+    )
+    growth.add_argument("--parts", nargs="+", choices=GROWTH, default=GROWTH, help="default: all")
+    growth.add_argument("--smoke", action="store_true", help="tiny shapes; needs --records")
+    growth.add_argument("--seconds", type=float, default=10.0, help="time budget of each N")
+    growth.add_argument("--records", type=Path, metavar="DIR", help="default: results/growth")
+    growth.add_argument("--out", type=Path, default=DOCS / "figures", metavar="DIR")
+    growth.add_argument("--doc", type=Path, default=DOCS / "benchmarks.md", metavar="FILE")
+    growth.add_argument("--allow-dirty", action="store_true", help="also records of edited trees")
+    growth.set_defaults(command=_growth)
+
     gpu = commands.add_parser("gpu", help="tests, checks and records on a GPU, stage by stage")
     gpu.add_argument("--minutes", type=float, default=20.0, help="time for all stages")
     gpu.add_argument("--out", type=Path, default=Path("runs/gpu"), metavar="DIR")
@@ -60,16 +73,9 @@ def _parser():
 
 
 def _run(options):
-    threads = options.threads or (1 if options.device == "cpu" else None)
-    if threads:  # read by the libraries when they load, so set before torch is imported
-        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            os.environ[variable] = str(threads)
-    import torch
-
+    torch = _torch_with(options.threads or (1 if options.device == "cpu" else None))
     from .run import run
 
-    if threads:
-        torch.set_num_threads(threads)
     if options.device == "cuda":
         _need_gpu(torch)
     default = None if options.smoke else HERE / "results" / f"{options.device}.jsonl"
@@ -82,8 +88,24 @@ def _run(options):
         with_memory=options.memory,
         commit=options.commit,
     )
+    return _exit_code("run", red)
+
+
+def _torch_with(threads):
+    """Import torch with a number of CPU threads; None leaves it as it is."""
+    if threads:  # read by the libraries when they load, so set before torch is imported
+        for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+            os.environ[variable] = str(threads)
+    import torch
+
+    if threads:
+        torch.set_num_threads(threads)
+    return torch
+
+
+def _exit_code(command, red):
     for name in red:
-        print(f"benchmarks run: wrong result, not recorded: {name}", file=sys.stderr)
+        print(f"benchmarks {command}: wrong result, not recorded: {name}", file=sys.stderr)
     return 1 if red else 0
 
 
@@ -103,6 +125,36 @@ def _report(options):
     report.write(options.doc, text)
     print(text)
     return 0
+
+
+def _growth(options):
+    if options.smoke and options.records is None:
+        raise CannotRun("--smoke needs --records, so that tiny shapes are not published")
+    _torch_with(1)
+    from . import growth, records, report
+
+    folder = options.records or HERE / "results" / "growth"
+    files = {kind: folder / f"{kind}_cpu.jsonl" for kind in ("time", "memory")}
+    shapes = "smoke" if options.smoke else "growth"
+    red = []
+    if "time" in options.parts:
+        red = growth.time(shapes, files["time"], options.seconds)
+    if "memory" in options.parts:
+        growth.peaks(shapes, files["memory"])
+    if "draw" in options.parts:
+        found = {
+            kind: records.newest(records.read([file]), options.allow_dirty)
+            for kind, file in files.items()
+            if file.exists()
+        }
+        if not found:
+            raise CannotRun(f"no records in {folder.name}/; first without --parts draw")
+        for kind, lines in found.items():
+            path = options.out / f"growth_{kind}_cpu.png"
+            {"time": growth.draw_time, "memory": growth.draw_memory}[kind](lines, path)
+            print(path)
+        report.write(options.doc, growth.text(found.get("time"), found.get("memory")), "growth")
+    return _exit_code("growth", red)
 
 
 def _gpu(options):

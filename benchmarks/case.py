@@ -42,6 +42,7 @@ class Provider:
             if its package is missing.
         ours: must run; a peer that cannot run is recorded as missing.
         per_shape: makes code for each shape on its first call.
+        expect: the family's, if None; for a peer that computes something else from the same inputs.
         own_error: shape -> relative error that its method adds to a gradient, for a peer that is
             known to be less accurate; its bound grows by that, and its error is recorded.
     """
@@ -51,6 +52,7 @@ class Provider:
     make: Callable[[], Callable]
     ours: bool = False
     per_shape: bool = False
+    expect: Callable[..., "Expected"] | None = None
     own_error: Callable[[Shape], float] = lambda shape: 0.0
 
 
@@ -60,7 +62,7 @@ class Expected:
 
     Attributes:
         value: value of each problem.
-        grads: gradients with respect to x and y.
+        grads: gradients with respect to the clouds.
         slack: for each gradient, how far each of its entries may move because rounded inputs leave
             a discrete choice open (such as the order of two nearly equal numbers).
         terms_value: additions chained behind one value, for the bound of ``measure.check``.
@@ -68,8 +70,8 @@ class Expected:
     """
 
     value: Tensor
-    grads: tuple[Tensor, Tensor]
-    slack: tuple[Tensor, Tensor]
+    grads: tuple[Tensor, ...]
+    slack: tuple[Tensor, ...]
     terms_value: int
     terms_grad: int
 
@@ -101,11 +103,11 @@ class Family:
     """One op with all that is needed to compare it.
 
     Attributes:
-        op: public name in otkernels.
+        op: public name in otkernels and, after a dash, what is special about the inputs.
         p: exponent, if the op has one.
         shapes: shapes for "cpu", "cuda" and "smoke".
         providers: who computes it, otkernels first.
-        inputs: shape -> (x, y, constants...) on the CPU.
+        inputs: shape -> (clouds..., directions, other constants...) on the CPU.
         expect: inputs -> Expected.
         bytes: (shape, number of gradients, bytes an element) -> bytes that must be moved at least:
             inputs read once, gradients written once.
@@ -113,6 +115,8 @@ class Family:
         size: shape -> the number that figures draw time against.
         size_label: what that number is.
         goals: the speed goals.
+        clouds: names of the first inputs, whose gradients are taken.
+        note: a line for readers of the tables.
     """
 
     op: str
@@ -126,6 +130,13 @@ class Family:
     size: Callable[[Shape], int]
     size_label: str
     goals: tuple[Goal, ...] = ()
+    clouds: tuple[str, ...] = ("x", "y")
+    note: str = ""
+
+    @property
+    def modes(self):
+        """The modes that there are for these clouds."""
+        return [mode for mode, names in MODES.items() if set(names) <= set(self.clouds)]
 
 
 @dataclass(frozen=True)

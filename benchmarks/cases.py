@@ -2,14 +2,20 @@
 
 import re
 
-from . import CannotRun, sliced
-from .case import MODES, Case
+from . import CannotRun, ragged, sliced, to_normal, unequal
+from .case import Case
 
-FAMILIES = (sliced.FAMILY,)
+FAMILIES = (
+    sliced.FAMILY,
+    unequal.SIZES,
+    unequal.WEIGHTS,
+    ragged.FAMILY,
+    to_normal.FAMILY,
+)
 
 
 def select(shapes, pattern=""):
-    """Cases of one set of shapes ("cpu", "cuda" or "smoke") in whose name ``pattern`` is found.
+    """Cases of one set of shapes, such as "cpu" or "smoke", in whose name ``pattern`` is found.
 
     Raises:
         CannotRun: the pattern is not a regular expression.
@@ -21,8 +27,8 @@ def select(shapes, pattern=""):
     return [
         case
         for family in FAMILIES
-        for shape in family.shapes[shapes]
-        for mode in MODES
+        for shape in family.shapes.get(shapes, ())
+        for mode in family.modes
         if found((case := Case(family, shape, mode)).name)
     ]
 

@@ -65,7 +65,7 @@ def _calls(device, largest):
         if case.shape.reason.startswith("smoke") or case.family.size(case.shape) <= largest:
             provider = case.family.providers[0]
             inputs = tuple(t.to(device) for t in case.family.inputs(case.shape))
-            yield case.name, Call(provider.make(), inputs, case.mode)
+            yield case.name, Call(provider.make(), inputs, case.mode, case.family.clouds)
 
 
 def _bits(call):

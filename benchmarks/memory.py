@@ -1,13 +1,15 @@
-"""Peak memory of one call above its inputs, in bytes, measured.
+"""Peak memory of one call in bytes, measured.
 
 On the CPU only a fresh process tells: what an allocator kept from earlier calls would hide the
-next peak. ``python -m benchmarks.memory SHAPES CASE PROVIDER`` is that process; it prints a number.
+next peak. ``python -m benchmarks.memory SHAPES CASE PROVIDER`` is that process; it prints JSON.
 """
 
 import gc
+import json
 import os
 import subprocess
 import sys
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -16,6 +18,31 @@ from . import cases
 from .measure import Call
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Peak:
+    """Resident memory of a process that makes one call.
+
+    Attributes:
+        imports: with everything imported and one tiny call made.
+        inputs: with the inputs as well, just before the call.
+        total: the most during the call, gradient included.
+    """
+
+    imports: int
+    inputs: int
+    total: int
+
+    @property
+    def call(self):
+        """What the call adds to its inputs."""
+        return self.total - self.inputs
+
+    @property
+    def data(self):
+        """All but interpreter and imports: inputs, gradient and scratch."""
+        return self.total - self.imports
 
 
 def peak_cuda(call):
@@ -30,14 +57,14 @@ def peak_cuda(call):
 
 
 def peak_cpu(shapes, case, provider):
-    """Peak resident memory of the first call in a fresh process above what it held before."""
+    """The ``Peak`` of the first call of a provider in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.memory", shapes, case.name, provider]
     # Large blocks go back to the system when freed, so warming up leaves nothing to be reused.
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     done = subprocess.run(
         command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    return int(done.stdout.split()[-1])
+    return Peak(**json.loads(done.stdout.splitlines()[-1]))
 
 
 def _status(field):
@@ -54,13 +81,15 @@ def _main(shapes, name, provider_name):
     # Code is loaded on a tiny input; code made for one shape is loaded on that shape.
     (tiny, *_), full = case.family.shapes["smoke"], case.shape
     warm = full if provider.per_shape else tiny
-    Call(function, case.family.inputs(warm), case.mode)()
-    call = Call(function, case.family.inputs(full), case.mode)
+    Call(function, case.family.inputs(warm), case.mode, case.family.clouds)()
+    gc.collect()
+    imports = _status("VmRSS")
+    call = Call(function, case.family.inputs(full), case.mode, case.family.clouds)
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
-    before = _status("VmRSS")
+    inputs = _status("VmRSS")
     call()
-    print(_status("VmHWM") - before)
+    print(json.dumps(asdict(Peak(imports, inputs, _status("VmHWM")))))
 
 
 if __name__ == "__main__":

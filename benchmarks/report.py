@@ -3,21 +3,21 @@
 from . import CannotRun, cases, records
 from .case import MODES
 
-BEGIN, END = "<!-- records: begin -->", "<!-- records: end -->"
 NO_GPU = "**Not yet measured on a GPU.** No record, estimate or extrapolation stands in for it."
 
 
-def write(doc, text):
-    """Replace what stands between the two markers in a file.
+def write(doc, text, block="records"):
+    """Replace what stands between the two markers of a block in a file.
 
     Raises:
         CannotRun: the markers are missing.
     """
+    begin, end = (f"<!-- {block}: {word} -->" for word in ("begin", "end"))
     page = doc.read_text()
-    if BEGIN not in page or END not in page.partition(BEGIN)[2]:
-        raise CannotRun(f"{doc.name} must hold the lines {BEGIN} and {END}")
-    before, _, rest = page.partition(BEGIN)
-    doc.write_text(f"{before}{BEGIN}\n\n{text}\n{END}{rest.partition(END)[2]}")
+    if begin not in page or end not in page.partition(begin)[2]:
+        raise CannotRun(f"{doc.name} must hold the lines {begin} and {end}")
+    before, _, rest = page.partition(begin)
+    doc.write_text(f"{before}{begin}\n\n{text}\n{end}{rest.partition(end)[2]}")
 
 
 def text(lines, allow_dirty=False):
@@ -38,12 +38,13 @@ def text(lines, allow_dirty=False):
 
 
 def _machine(lines):
-    yield _facts(lines)
+    yield facts(lines)
     for family in cases.FAMILIES:
         own = [line for line in lines if line["op"] == family.op]
         if not own:
             continue
         yield f"#### `{family.op}`, p = {family.p}\n"
+        yield family.note and f"{family.note}\n"
         yield _goals(family, own[0]["device"], own)
         yield _slower(own)
         for mode in MODES:
@@ -54,7 +55,9 @@ def _machine(lines):
         yield _missing(own)
 
 
-def _facts(lines):
+def facts(lines):
+    """What some records were measured with, in a line."""
+
     def all_of(name):
         return ", ".join(sorted({str(line[name]) for line in lines}))
 
@@ -71,7 +74,8 @@ def _facts(lines):
     )
 
 
-def _table(head, rows):
+def table(head, rows):
+    """A table in Markdown, numbers to the right."""
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in (head, rule, *rows)) + "\n"
 
@@ -86,7 +90,7 @@ def _grid(family, lines, title, cell):
         ours = by_place.get((shape, "otkernels"))
         places = [by_place.get((shape, name)) for name in names]
         rows.append([shape, *("–" if line is None else cell(line, ours) for line in places)])
-    return f"{title}\n\n{_table(['shape', *names], rows)}" if rows else ""
+    return f"{title}\n\n{table(['shape', *names], rows)}" if rows else ""
 
 
 def _times(family, lines, mode, clock):
@@ -166,7 +170,7 @@ def _goals(family, device, lines):
             measured = _measured(goal, lines)
             rows.append([*_goal_text(goal), *_verdict(goal, measured)])
     head = ["goal, forward and gradient to x", "clock", "target", "measured", "reached"]
-    return _table(head, rows) if rows else ""
+    return table(head, rows) if rows else ""
 
 
 def _goal_text(goal):

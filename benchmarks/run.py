@@ -1,5 +1,6 @@
 """Gate, time and record cases: the work of ``python -m benchmarks run``."""
 
+import functools
 import itertools
 import subprocess
 
@@ -32,18 +33,24 @@ def run(device, *, pattern="", smoke=False, out=None, seconds=10.0, with_memory=
     if not chosen:
         names = "\n  ".join(case.name for case in cases.select(shapes))
         raise CannotRun(f"no case of these matches {pattern!r}:\n  {names}")
+    peaks = shapes if with_memory and device == "cpu" else None
+    return run_cases(chosen, device, out=out, seconds=seconds, peaks=peaks, commit=commit)
+
+
+def run_cases(chosen, device, *, out=None, seconds=10.0, peaks=None, commit=None):
+    """Run cases; see :func:`run`. ``peaks`` names the set of shapes of cases to take peaks of."""
     facts = {"run": records.now(), **records.environment(device, commit)}
     print(table.heading(facts))
     red = []
     for _, group in itertools.groupby(chosen, key=lambda case: (case.family.op, case.shape)):
         group = list(group)
         inputs = tuple(t.to(device) for t in group[0].family.inputs(group[0].shape))
-        expected = group[0].family.expect(*inputs)
+        expected = functools.cache(lambda expect, inputs=inputs: expect(*inputs))
         for case in group:
             done = _Prepared(case, inputs, expected)
             lines = done.measure(device, seconds)
-            if with_memory and device == "cpu":
-                _add_memory(lines, shapes, case)
+            if peaks is not None:
+                _add_memory(lines, peaks, case)
             lines = [facts | {"time": records.now()} | line for line in lines]
             if out is not None:
                 records.append(out, lines)
@@ -53,15 +60,19 @@ def run(device, *, pattern="", smoke=False, out=None, seconds=10.0, with_memory=
 
 
 class _Prepared:
-    """The providers of a case, sorted into calls that passed the gate, missing and red ones."""
+    """The providers of a case, sorted into calls that passed the gate, missing and red ones.
+
+    ``expected`` turns an ``expect`` of family or provider into what it gives for the inputs.
+    """
 
     def __init__(self, case, inputs, expected):
         self.case, self.calls, self.errors = case, {}, {}
         self.missing, self.red = {}, {}
         for provider in case.family.providers:
             try:
-                call = measure.Call(provider.make(), inputs, case.mode)
-                errors = measure.check(call, expected, provider.own_error(case.shape))
+                call = measure.Call(provider.make(), inputs, case.mode, case.family.clouds)
+                reference = expected(provider.expect or case.family.expect)
+                errors = measure.check(call, reference, provider.own_error(case.shape))
             except Exception as error:  # whatever stops a peer is its reason to be missing
                 if provider.ours:
                     raise
@@ -149,7 +160,7 @@ def _add_memory(lines, shapes, case):
     for line in lines:
         if line["missing"] is None:
             try:
-                line["peak_bytes"] = memory.peak_cpu(shapes, case, line["provider"])
+                line["peak_bytes"] = memory.peak_cpu(shapes, case, line["provider"]).call
             except subprocess.CalledProcessError as error:
                 reason = error.stderr.strip().splitlines()[-1:]
                 print(f"{case.name}: no peak memory of {line['provider']}: {reason}")

@@ -2,13 +2,13 @@
 
 import contextlib
 import io
-import math
 
 import torch
 
 import otkernels
 
-from .case import Expected, Family, Goal, Provider, Shape
+from .case import Family, Goal, Provider, Shape
+from .reference import expect
 
 # --- shapes -------------------------------------------------------------------------------------
 
@@ -41,6 +41,9 @@ SHAPES = {
         *_MODELS,
         _ODD,
     ),
+    "growth": tuple(
+        Shape(1, n, 16, 64, "growth with N") for n in (*(2**k for k in range(8, 20, 2)), 1_000_000)
+    ),
     "smoke": (
         Shape(1, 64, 8, 16, "smoke"),
         Shape(3, 33, 5, 7, "smoke, a batch of odd sizes"),
@@ -56,57 +59,11 @@ def inputs(shape):
     """
     generator = torch.Generator().manual_seed(shape.N)
     batch = () if shape.B == 1 else (shape.B,)
-    x, y = (torch.randn(*batch, shape.N, shape.D, generator=generator) for _ in range(2))
+    sizes = shape.N, shape.M or shape.N
+    x, y = (torch.randn(*batch, n, shape.D, generator=generator) for n in sizes)
     x = x * torch.linspace(0.5, 1.5, shape.D) + 0.5
     projections = otkernels.sample_projections(shape.D, shape.L, generator=generator)
     return x, y, projections
-
-
-# --- reference ----------------------------------------------------------------------------------
-
-# Projections of one cloud that the float64 reference holds at a time.
-_CHUNK = 2**22
-
-
-def expect(x, y, projections):
-    """Value and gradients by the definition in float64, a few directions at a time.
-
-    The longest chain of additions behind a value is D (a projection), then N, then L; behind an
-    entry of a gradient it is D, then L.
-    """
-    eps = torch.finfo(x.dtype).eps
-    x, y, projections = (t.detach().double() for t in (x, y, projections))
-    x.requires_grad_()
-    y.requires_grad_()
-    (n, d), n_directions = x.shape[-2:], projections.shape[-1]
-    value, grads, slack = 0, [0, 0], [0, 0]
-    for theta in projections.split(max(1, _CHUNK * d // x.numel()), dim=-1):
-        share = theta.shape[-1] / n_directions
-        part = share * otkernels.sliced_wasserstein(x, y, projections=theta, impl="torch")
-        part_grads = torch.autograd.grad(part.sum(), (x, y))
-        value = value + part.detach()
-        for i, (grad, pair) in enumerate(zip(part_grads, ((x, y), (y, x)), strict=True)):
-            grads[i] = grads[i] + grad
-            slack[i] = slack[i] + share * _order_slack(*pair, theta, eps)
-    terms = n_directions + d
-    return Expected(value, tuple(grads), tuple(slack), terms + n, terms)
-
-
-@torch.no_grad()
-def _order_slack(cloud, other, theta, eps):
-    """How far a gradient may move because rounded projections leave the order of points open.
-
-    Rounding moves a projection by up to (1 + sqrt(D)) eps of the largest one, the rule of
-    ``measure.check``. Points closer than two such moves may be sorted either way, and each may then
-    be matched to the partner of any other.
-    """
-    u, v = ((t @ theta).mT.contiguous() for t in (cloud, other))
-    in_order, partners = u.sort(-1).values, v.sort(-1).values
-    reach = 2 * (1 + math.sqrt(cloud.shape[-1])) * eps * torch.maximum(u.abs().max(), v.abs().max())
-    first = torch.searchsorted(in_order, u - reach)
-    last = torch.searchsorted(in_order, u + reach, right=True) - 1
-    spread = partners.gather(-1, last) - partners.gather(-1, first)
-    return spread.mT @ theta.abs().mT * (2 / spread.shape[-1] / spread.shape[-2])
 
 
 # --- providers ----------------------------------------------------------------------------------
@@ -132,25 +89,33 @@ def _compiled():
     return torch.compile(careful, fullgraph=True, dynamic=False)
 
 
-def _pot():
+def pot():
+    """POT's loss of one problem, to the power as ours; ImportError if it is not installed."""
     # KeOps, which POT imports where it is installed, prints about CUDA on import.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         import ot
 
-    def one(x, y, projections):
-        return ot.sliced_wasserstein_distance(x, y, projections=projections) ** 2
+    def one(x, y, projections, a=None, b=None):
+        return ot.sliced_wasserstein_distance(x, y, a, b, projections=projections) ** 2
 
-    def function(x, y, projections):
+    return one
+
+
+def each_problem(one):
+    """A function of batches that calls a function of one problem in a loop."""
+
+    def function(x, y, projections, *rest):
         if x.dim() == 2:
-            return one(x, y, projections)
-        return torch.stack([one(a, b, projections) for a, b in zip(x, y, strict=True)])
+            return one(x, y, projections, *rest)
+        problems = zip(x, y, *rest, strict=True)
+        return torch.stack([one(x, y, projections, *rest) for x, y, *rest in problems])
 
     return function
 
 
-def _pot_error(shape):
+def pot_error(shape):
     """POT cumulates the weights 1 / N in float32, so each is right within eps, relative N eps."""
-    return shape.N * torch.finfo(torch.float32).eps
+    return max(shape.N, shape.M or 0) * torch.finfo(torch.float32).eps
 
 
 PROVIDERS = (
@@ -161,8 +126,8 @@ PROVIDERS = (
     Provider(
         "pot",
         "ot.sliced_wasserstein_distance, squared; loops over a batch",
-        _pot,
-        own_error=_pot_error,
+        lambda: each_problem(pot()),
+        own_error=pot_error,
     ),
 )
 
@@ -171,12 +136,23 @@ PROVIDERS = (
 
 def moved_bytes(shape, n_grads, itemsize):
     """Both clouds and the directions read once, each gradient written once."""
-    return itemsize * (shape.B * (2 + n_grads) * shape.N * shape.D + shape.D * shape.L)
+    sizes = shape.N, shape.M or shape.N
+    points = shape.B * (sum(sizes) + sum(sizes[:n_grads]))
+    return itemsize * shape.D * (points + shape.L)
 
 
 def flops(shape, n_grads):
     """Projection of both clouds and one product of the same size for each gradient."""
-    return 2 * shape.B * shape.N * shape.D * shape.L * (2 + n_grads)
+    sizes = shape.N, shape.M or shape.N
+    return 2 * shape.B * shape.D * shape.L * (sum(sizes) + sum(sizes[:n_grads]))
+
+
+def points_times_directions(shape):
+    """What figures draw time against."""
+    return shape.B * shape.N * shape.L
+
+
+SIZE_LABEL = "points of a cloud times directions, B N L"
 
 
 def _speedups(device, clock, shape, pot, torch_):
@@ -222,7 +198,7 @@ FAMILY = Family(
     expect=expect,
     bytes=moved_bytes,
     flops=flops,
-    size=lambda shape: shape.B * shape.N * shape.L,
-    size_label="points of a cloud times directions, B N L",
+    size=points_times_directions,
+    size_label=SIZE_LABEL,
     goals=GOALS,
 )

@@ -8,14 +8,14 @@ import pytest
 import torch
 
 import otkernels
-from benchmarks import cases, clocks, measure, records, sliced
+from benchmarks import cases, clocks, measure, memory, records, reference, sliced
 from benchmarks.__main__ import main
 from benchmarks.case import Provider
 from benchmarks.run import run
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = {"torch", "torch.compile", "pot"}
-ONE = "B1-.*forward_backward$"
+ONE = "^sliced_wasserstein/B1-.*forward_backward$"
 
 
 def command(*arguments, **environment):
@@ -172,13 +172,13 @@ def test_our_own_failure_is_not_a_missing_record(family, use):
 
 
 def test_memory_is_measured_in_a_fresh_process():
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.memory", "cpu",
-         "sliced_wasserstein/B1-N4096-D64-L128/forward_backward", "torch"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
-    )  # fmt: skip
+    (case,) = cases.select("cpu", "^sliced_wasserstein/B1-N4096-D64-L128/forward_backward$")
+    peak = memory.peak_cpu("cpu", case, "torch")
     projections = 4 * 4096 * 128  # bytes; at least both clouds, sorted, and indices of one
-    assert 4 * projections < int(done.stdout) < 40 * projections
+    assert 4 * projections < peak.call < 40 * projections
+    clouds = 2 * 4 * 4096 * 64
+    assert clouds < peak.inputs - peak.imports < 3 * clouds
+    assert peak.data == peak.call + peak.inputs - peak.imports
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_errors_are_exit_code_2_and_say_why(arguments, message, capsys):
 
 def test_expected_in_chunks_is_the_definition(monkeypatch):
     shape = cases.select("smoke", "B3")[0].shape
-    monkeypatch.setattr(sliced, "_CHUNK", 3 * shape.B * shape.N)
+    monkeypatch.setattr(reference, "CHUNK", 3 * shape.B * shape.N)
     x, y, projections = (t.double() for t in sliced.inputs(shape))
     x.requires_grad_()
     y.requires_grad_()
@@ -243,7 +243,8 @@ def test_interleave_gives_every_provider_the_same_number_of_readings():
 def test_pytest_benchmark_suite_checks_and_times():
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "benchmarks/test_cases.py", "-q", "--benchmark-enable",
-         "-k", "B1-N64-D8-L16/forward_backward/ and (otkernels or pot)", "-p", "no:cacheprovider"],
+         "-p", "no:cacheprovider", "-k",
+         "sliced_wasserstein/B1-N64-D8-L16/forward_backward/ and (otkernels or pot)"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cases, checks, clocks, gpu, records, report, sliced
+from benchmarks import cases, checks, clocks, gpu, growth, memory, records, report, sliced
 from benchmarks.__main__ import _parser, main
 from benchmarks.case import Provider, Shape
 from benchmarks.run import run
@@ -92,6 +92,56 @@ def test_report_reads_goals_and_losses_from_the_newest_clean_run():
     assert "B1-N4096-D64-L128: speed over pot | wall | ≥ 38× | not measured | – |" in text
 
 
+# --- growth ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def page(tmp_path):
+    doc = tmp_path / "page.md"
+    doc.write_text("above\n<!-- growth: begin -->\n<!-- growth: end -->\nbelow\n")
+    return doc
+
+
+def test_growth_measures_draws_and_writes(use, family, page, tmp_path, monkeypatch, capsys):
+    use(family)
+    peak = memory.Peak(imports=10**6, inputs=3 * 10**6, total=8 * 10**6)
+    monkeypatch.setattr(memory, "peak_cpu", lambda shapes, case, provider: peak)
+    arguments = ["growth", "--smoke", "--seconds", "0", "--allow-dirty", "--doc", str(page)]
+    assert main([*arguments, "--records", str(tmp_path), "--out", str(tmp_path)]) == 0
+    for kind in ("time", "memory"):
+        lines = records.read([tmp_path / f"{kind}_cpu.jsonl"])
+        assert {line["provider"] for line in lines} == {"otkernels", "torch"}
+        assert (tmp_path / f"growth_{kind}_cpu.png").read_bytes().startswith(b"\x89PNG")
+    text = page.read_text()
+    assert "| 64 | 7.0 | 7.0 | – | 8 |" in text
+    assert "N = 1000000: not measured" in text
+
+
+@pytest.mark.parametrize(("megabytes", "verdict"), [(299, "met"), (300, "**missed**")])
+def test_growth_says_whether_the_goal_is_met(megabytes, verdict):
+    sizes = {"imports_bytes": 10**8, "inputs_bytes": 2 * 10**8}
+    sizes["total_bytes"] = 10**8 + megabytes * 10**6
+    line = record("otkernels", None, N=10**6, **sizes)
+    text = growth.text([], [line])
+    inputs = f"with 100 MB for the inputs and {megabytes - 100} MB for the call"
+    assert f"at N = 1000000: {verdict}, {inputs}" in text
+
+
+def test_growth_leaves_a_peer_out_where_it_is_too_large():
+    largest = growth.chosen("growth")[-1]
+    assert largest.shape.N == growth.LIMIT_N
+    assert [provider.name for provider in largest.family.providers] == ["otkernels", "torch"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [([], "--smoke needs --records"), (["--parts", "draw", "--records", "none"], "no records in")],
+)
+def test_growth_refuses_in_one_line(options, message, page, capsys):
+    assert main(["growth", "--smoke", "--doc", str(page), *options]) == 2
+    assert message in capsys.readouterr().err
+
+
 # --- GPU stages and pytest-benchmark ------------------------------------------------------------
 
 
@@ -164,14 +214,17 @@ def test_repeat_notices_other_bits(use, family):
 def test_tune_times_good_candidates_and_names_bad_ones():
     from benchmarks import tune
 
-    kernels = tune.sliced
-    match = kernels._match
+    class Skipped:
+        def __getitem__(self, grid):
+            return lambda *args, **options: None
+
+    match = tune.match
 
     def wanted():
-        library = [(kernels, "FUSED", 0), (kernels, "MERGED", 0)]
+        library = [(match, "FUSED", 0), (match, "MERGED", 0)]
         yield "good", library
-        yield "wrong", [*library, (kernels, "_match", lambda *args: 2 * match(*args))]
-        yield "impossible", [*library, (kernels, "RANKS", 3)]
+        yield "wrong", [*library, (match, "_rank_match_kernel", Skipped())]
+        yield "impossible", [*library, (match, "RANKS", 3)]
 
     shape = Shape(1, 5, 2, 2, "tiny")
     found = list(tune.times(shape, "cpu", lambda call: call, clocks.host, wanted))

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from benchmarks import cases, measure, records, reference, to_normal
+from benchmarks.run import run
+
+OTHERS = {family.op: family for family in cases.FAMILIES[1:]}
+
+
+@pytest.mark.parametrize("op", OTHERS)
+def test_every_provider_passes_the_gate(op, tmp_path):
+    family, out = OTHERS[op], tmp_path / "cpu.jsonl"
+    both = f"^{op}/.*/{family.modes[-1]}$"
+    assert run("cpu", pattern=both, smoke=True, out=out, seconds=0) == []
+    lines = records.read([out])
+    assert all(line["missing"] is None for line in lines)
+    assert {(line["shape"], line["provider"]) for line in lines} == {
+        (shape.name, provider.name)
+        for shape in family.shapes["smoke"]
+        for provider in family.providers
+    }
+
+
+@pytest.mark.parametrize("op", OTHERS)
+@pytest.mark.parametrize("cloud", [0, 1])
+def test_gate_refuses_a_gradient_of_another_point(op, cloud):
+    """The slack for open orders does not hide a wrong gradient to any one point."""
+    family = OTHERS[op]
+    if cloud >= len(family.clouds):
+        pytest.skip("one cloud")
+    inputs = family.inputs(family.shapes["smoke"][0])
+    loss = family.providers[0].make()
+
+    def wrong(*given):
+        first = given[cloud].reshape(-1, given[cloud].shape[-1])[0]
+        return loss(*given) + 1e-3 * (first - first.detach()).sum()
+
+    for function, ok in ((loss, True), (wrong, False)):
+        call = measure.Call(function, inputs, family.modes[-1], family.clouds)
+        assert measure.check(call, family.expect(*inputs)).ok is ok
+
+
+def test_two_sample_losses_draw_anew_in_each_call_and_are_checked_on_one_draw():
+    inputs = to_normal.inputs(cases.select("smoke", "to_normal/B1")[0].shape)
+    provider = next(p for p in to_normal.FAMILY.providers if p.name == "two-sample")
+    call = measure.Call(provider.make(), inputs, "forward_backward", ("x",))
+    assert call() != call()
+    assert measure.check(call, provider.expect(*inputs)).ok
+    assert not measure.check(call, to_normal.expect(*inputs)).ok
+
+
+def test_goals_are_for_shapes_that_there_are():
+    for family in cases.FAMILIES:
+        for goal in family.goals:
+            assert goal.shape in {shape.name for shape in family.shapes[goal.device]}
+            assert goal.against in {None, *(p.name for p in family.providers)}
+
+
+def test_slack_covers_both_orders_of_weighted_points():
+    """Two points on one projection: the gradient of either order, and nothing beyond it."""
+    u = torch.tensor([[0.0, 1.0, 1.0, 2.0]], dtype=torch.float64)
+    v = torch.tensor([[0.0, 3.0, 7.0]], dtype=torch.float64)
+    mass_u = torch.tensor([0.1, 0.2, 0.3, 0.4], dtype=torch.float64)
+    mass_v = torch.tensor([0.2, 0.3, 0.5], dtype=torch.float64)
+    theta = torch.ones(1, 1, dtype=torch.float64)
+    slack = reference.order_slack(u, mass_u, v, mass_v, theta, 1e-7)[:, 0]
+    # Levels 0.1 to 0.6 are open to both; opposite stand 0, 3 and 7.
+    torch.testing.assert_close(slack, 2 * mass_u * torch.tensor([0.0, 7.0, 7.0, 0.0]).double())
