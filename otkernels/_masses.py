@@ -1,4 +1,4 @@
-"""Masses inside a raw operator: flat over the batch, and the sums that become their gradients."""
+"""Masses in a raw operator: flat over the batch, of counts, and the sums of their gradients."""
 
 import torch
 
@@ -11,6 +11,12 @@ def flat(masses):
 def flat_counts(counts):
     """Counts (...) as (P,), contiguous, for kernels read them by address; None stays None."""
     return None if counts is None else counts.reshape(-1).contiguous()
+
+
+def equal_masses(counts, n):
+    """Masses (..., n), float64: equal for the first ``counts (...)`` points, 0 for the rest."""
+    counts = counts[..., None]
+    return (torch.arange(n, device=counts.device) < counts).double() / counts
 
 
 def zero_grads(masses, needs):

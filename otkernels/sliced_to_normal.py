@@ -14,6 +14,7 @@ import math
 import torch
 
 from . import _check, _measures, _ops
+from ._masses import equal_masses
 from ._quantiles import line_cost
 from ._slicing import directions, nan_everywhere, root_and_reduce
 
@@ -135,7 +136,7 @@ def _cost(x, theta, lengths, impl):
         u = (x.to(theta.dtype) @ theta).mT
         masses = None
         if lengths is not None:
-            masses = _measures.normalised(_measures.present(counts, n).double())[..., None, :]
+            masses = equal_masses(counts, n)[..., None, :]
         v = target.unsqueeze(-2).expand(u.shape)
         cost = nan_everywhere(line_cost(u, v, 2, masses, masses).mean(-1))
     else:

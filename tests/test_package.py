@@ -21,7 +21,7 @@ LAYERS = {
     "_slicing": {"_check", "_ops", "projections"},
     "projections": {"_check", "_ops"},
     "sliced": {"_check", "_masses", "_measures", "_ops", "_quantiles", "_slicing"},
-    "sliced_to_normal": {"_check", "_measures", "_ops", "_quantiles", "_slicing"},
+    "sliced_to_normal": {"_check", "_masses", "_measures", "_ops", "_quantiles", "_slicing"},
     "sliced_info": {"_check", "_measures", "_slicing", "sliced"},
     "max_sliced": {"_check", "_measures", "_slicing", "sliced"},
     "_circle": {"_quantiles"},

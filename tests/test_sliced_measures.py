@@ -167,6 +167,14 @@ def test_cpu_result_does_not_depend_on_blocks_chunks_or_threads(monkeypatch, kin
         torch.set_num_threads(threads)
 
 
+@pytest.mark.parametrize("threshold", [0, 10**9])
+@pytest.mark.parametrize("kind", ["x_lengths", "lengths"])
+def test_cpu_lengths_one_by_one_or_as_masses(monkeypatch, kind, threshold):
+    monkeypatch.setattr(cpu, "ONE_BY_ONE", threshold)
+    for dtype in (torch.float32, torch.float64):
+        check("cpu", kind, 9, 7, 3, (2, 2), dtype, 2, torch.device("cpu"))
+
+
 # Rows sorted as two runs and merged, several blocks of ranks; the library's sort; small chunks.
 PATHS = {
     "merged": {"LONGEST_RUN": 32},

@@ -16,7 +16,7 @@ import functools
 import numpy as np
 import torch
 
-from otkernels._masses import flat, mean_grads, zero_grads
+from otkernels._masses import equal_masses, flat, mean_grads, zero_grads
 from otkernels._ops import accumulation_dtype, empty_grad
 
 from .match import EqualSizes, SortedTarget, UnequalSizes, Weighted, match
@@ -25,13 +25,18 @@ from .rows import buffer
 # Projections of one cloud held at a time. Smaller chunks read the cloud more often: with 2^19 a
 # call with N = 65536, D = 64 takes a sixth longer.
 CHUNK = 2**20
+# Projections of a padded cloud from which problems are cut to size and handled one by one, though
+# each costs a fixed millisecond or so; below, padding is carried along as points of mass 0.
+ONE_BY_ONE = 2**12
 
 
 def line(u, v, a, b, n, m, p, needs):
     """The raw op ``line``: rows u (..., L, N) and v (..., L, M); see otkernels.sliced."""
-    if n is not None and n.numel():
+    if n is not None and _one_by_one(n, u, u.shape[-2]):
         each = functools.partial(line, a=None, b=None, n=None, m=None, p=p, needs=needs)
         return _each_problem(each, (u, v), (n, m), -1, (), needs)
+    if n is not None:
+        a, b = equal_masses(n, u.shape[-1]), equal_masses(m, v.shape[-1])
     dtype = accumulation_dtype(u.dtype)
     rows = [t.reshape(-1, *t.shape[-2:]).to(dtype, copy=True).contiguous() for t in (u, v)]
     mass_grads = zero_grads((a, b), needs[2:])
@@ -46,9 +51,11 @@ def line(u, v, a, b, n, m, p, needs):
 
 def sliced(x, y, projections, a, b, n, m, p, needs):
     """The raw op ``sliced``: clouds (..., N, D) and (..., M, D); see otkernels.sliced."""
-    if n is not None and n.numel():
+    if n is not None and _one_by_one(n, x[..., 0], projections.shape[-1]):
         each = functools.partial(sliced, a=None, b=None, n=None, m=None, p=p, needs=needs)
         return _each_problem(each, (x, y), (n, m), -2, (projections,), needs)
+    if n is not None:
+        a, b = equal_masses(n, x.shape[-2]), equal_masses(m, y.shape[-2])
     need_x, need_y, need_theta, *need_masses = needs
     slopes = need_x or need_theta, need_y or need_theta
     mass_grads = zero_grads((a, b), need_masses)
@@ -150,6 +157,11 @@ def _match_rows(rows, a, b, p, needs, mass_grads):
         if grad is not None:
             grad += torch.from_numpy(potential.reshape(problems, rows_each, -1).sum(1))
     return cost * matching.unit, p * matching.unit
+
+
+def _one_by_one(counts, points, n_rows):
+    """Whether problems of points (..., N) and so many rows are cut to size, not weighed."""
+    return counts.numel() > 0 and points.shape[-1] * n_rows > ONE_BY_ONE
 
 
 def _each_problem(run, clouds, counts, axis, tensors, needs):
