@@ -74,10 +74,10 @@ def to_normal(x, projections, target, n, needs):
     if n is not None and n.numel():
         each = functools.partial(to_normal, n=None, needs=needs)
         return _each_problem(each, (x,), (n,), -2, (projections, target), needs)
-    # Problems of one size share one target.
-    matching = SortedTarget(flat(target)[0, : x.shape[-2]].numpy(), any(needs))
 
     def match_rows(rows):
+        # Problems of one size share one target.
+        matching = SortedTarget(flat(target)[0, : x.shape[-2]].numpy(), any(needs))
         cost = match(matching, rows[0].view(-1, rows[0].shape[-1]).numpy(), None)
         return cost * matching.unit, 2 * matching.unit
 
