@@ -1,3 +1,4 @@
+import itertools
 import json
 
 import numpy as np
@@ -6,7 +7,9 @@ import torch
 
 import otkernels
 from otkernels.verify import __main__ as verify
-from otkernels.verify.ops import OPS, load
+from otkernels.verify.inputs import Case, draw
+from otkernels.verify.ops import OPS
+from otkernels.verify.peers import POT_LINE, load
 
 FAST = ["--quick", "--impl", "torch", "--dtype", "float32"]
 
@@ -29,6 +32,15 @@ def given(tmp_path):
     return [*files, "--impl", "torch", "--dtype", "float32"]
 
 
+@pytest.fixture
+def given_numbers(tmp_path):
+    """Arguments for a quick run: four rows of float32 on a few numbers."""
+    for name, cloud in zip("uv", clouds(9, 9, 1), strict=True):
+        np.save(tmp_path / f"{name}.npy", cloud[:, 0])
+    files = ["--x", str(tmp_path / "u.npy"), "--y", str(tmp_path / "v.npy")]
+    return [*files, "--impl", "torch", "--dtype", "float32"]
+
+
 def clouds(n, m, d, seed=0):
     rng = np.random.default_rng(seed)
     return rng.standard_normal((n, d)), 0.5 + rng.standard_normal((m, d))
@@ -37,12 +49,13 @@ def clouds(n, m, d, seed=0):
 # --- the verdicts -------------------------------------------------------------------------------
 
 
-def test_what_is_right_passes(capsys):
-    assert verify.main(["--quick", "--impl", "torch", "cpu", "--dtype", "float32", "float16"]) == 0
+def test_what_is_right_passes(monkeypatch, capsys):
+    monkeypatch.setattr(verify, "QUICK_POINTS", 33)
+    assert verify.main(["--quick", "--impl", "cpu", "--dtype", "float32"]) == 0
     out = capsys.readouterr().out
     assert "FAIL" not in out
     assert " 0 fail" in out
-    assert max(map(len, (line for line in out.splitlines() if line.endswith("PASS")))) <= 110
+    assert max(map(len, (line for line in out.splitlines() if line.endswith("PASS")))) <= 121
 
 
 def _value(right, x, y, **keywords):
@@ -82,12 +95,12 @@ def _raises(right, x, y, **keywords):
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        (_value, "value differs from the formula"),
-        (_gradient, "gradient differs from the formula"),
-        (_row_zeroed, "gradient differs from the formula"),
-        (_row_zeroed_of_y, "gradient differs from POT"),
+        (_value, "value differs from the truth"),
+        (_gradient, "grad projections differs from the truth"),
+        (_row_zeroed, "grad x differs from the truth"),
+        (_row_zeroed_of_y, "grad y differs from POT"),
         (_nan, "value is not a number"),
-        (_tf32, "gradient differs from the formula"),
+        (_tf32, "grad x differs from the truth"),
         (_raises, "RuntimeError: no kernel image\n"),
     ],
     ids=lambda v: v.__name__.strip("_") if callable(v) else "",
@@ -113,7 +126,7 @@ def test_half_precision_does_not_hide_a_lost_row(monkeypatch, capsys):
 
 
 def test_a_peer_that_disagrees_fails(monkeypatch, capsys, given):
-    pot = load(OPS[0].peer)
+    pot = load(POT_LINE)
     right = pot.sliced_wasserstein_distance
     monkeypatch.setattr(
         pot, "sliced_wasserstein_distance", lambda *args, **k: 1.01 * right(*args, **k)
@@ -132,34 +145,40 @@ def test_a_peer_that_raises_is_said_and_is_no_failure(monkeypatch, capsys):
     def broken(*args, **keywords):
         raise ValueError("broken peer")
 
-    monkeypatch.setattr(load(OPS[0].peer), "wasserstein_1d", broken)
+    monkeypatch.setattr(load(POT_LINE), "wasserstein_1d", broken)
     assert verify.main([*FAST, "--op", "wasserstein_1d"]) == 0
     out = capsys.readouterr().out
     assert "error PASS" in out
     assert "POT raised ValueError: broken peer" in out
 
 
-def test_equal_clouds_are_exactly_zero_where_pot_has_no_gradient(capsys, tmp_path):
+def test_equal_clouds_are_exactly_zero_where_pot_has_no_gradient(capsys, tmp_path, given):
     file = tmp_path / "record.json"
-    assert verify.main([*FAST, "--op", "sliced_wasserstein", "--json", str(file)]) == 0
-    rows = [row for row in json.loads(file.read_text())["rows"] if row["case"].endswith("equal")]
+    twice = [given[0], given[1], "--y", given[1], *given[4:]]
+    assert verify.main([*twice, "--json", str(file)]) == 0
+    rows = json.loads(file.read_text())["rows"]
     assert len(rows) == 4
     for row in rows:
-        assert row["value"]["ours"] == [0.0]
-        assert row["gradient"]["ours"] == row["gradient"]["error"] == 0.0
+        assert row["values"]["ours"] == [0.0]
+        assert set(row["quantities"]) == {"value", "grad x", "grad y", "grad projections"}
+        assert all(q["ours"] == q["error"] == 0.0 for q in row["quantities"].values())
     at_2 = next(row for row in rows if row["settings"] == {"p": 2})
-    assert at_2["gradient"]["peer"] == "nan"
+    assert at_2["quantities"]["grad x"]["peer"] == "nan"
+    assert not at_2["quantities"]["grad x"]["peer_counted"]
     assert " NaN PASS" in capsys.readouterr().out
 
 
-def test_a_refusal_is_neither_pass_nor_fail(capsys):
-    assert verify.main(["--quick", "--impl", "cpu", "--dtype", "float64"]) == 0
+def test_a_refusal_is_neither_pass_nor_fail(monkeypatch, capsys, given_numbers):
+    reason = "wasserstein_1d: impl must not be 'cpu'; got 'cpu'. Use impl='torch'."
+
+    def refuse(u, v, **keywords):
+        raise NotImplementedError(reason)
+
+    monkeypatch.setattr(otkernels, "wasserstein_1d", refuse)
+    assert verify.main(given_numbers) == 0
     out = capsys.readouterr().out
-    refused = [line for line in out.splitlines() if line.endswith("REFUSED")]
-    assert len(refused) == 16
-    assert all("61/40" in line for line in refused)
-    assert "16 refused" in out
-    assert "must have equal sizes with impl='cpu'" in out
+    assert len([line for line in out.splitlines() if line.endswith("REFUSED")]) == 4
+    assert f"refused 4 times: {reason}" in out
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="kernels are already compiled for the GPU")
@@ -190,6 +209,96 @@ def test_triton_is_named_where_it_cannot_run(monkeypatch, capsys, tmp_path):
     assert [entry["what"] for entry in record["not_run"]] == ["triton"]
 
 
+# --- what is true of the other ops --------------------------------------------------------------
+
+
+def _through(name, wrong):
+    """A patch: the public function with its result or its arguments changed."""
+
+    def patch(monkeypatch):
+        right = getattr(otkernels, name)
+        monkeypatch.setattr(otkernels, name, lambda *args, **k: wrong(right, *args, **k))
+
+    return patch
+
+
+def _scaled(right, *args, **keywords):
+    return 1.01 * right(*args, **keywords)
+
+
+def _weights_held(right, x, y, a=None, **keywords):
+    return right(x, y, a=None if a is None else a.detach() + 0 * a, **keywords)
+
+
+def _one_point_too_many(right, x, *args, x_lengths=None, **keywords):
+    if x_lengths is not None:
+        x = x.nan_to_num(0.0)
+        x_lengths = (x_lengths + 1).clamp(max=x.shape[-2])
+    return right(x, *args, x_lengths=x_lengths, **keywords)
+
+
+def _directions_held(right, *args, projections, **keywords):
+    held = projections if callable(projections) else projections.detach() + 0 * projections
+    return right(*args, projections=held, **keywords)
+
+
+def _worst_candidate(right, x, y, *, projections, **keywords):
+    return right(x, y, projections=projections[..., :1], **keywords | {"n_steps": 0})
+
+
+def _changed(field, factor):
+    def wrong(right, *args, **keywords):
+        info = right(*args, **keywords)
+        return info._replace(**{field: factor * getattr(info, field)})
+
+    return wrong
+
+
+def _biased_fit(right, *args, control_variate=False, **keywords):
+    """A control variate without its known mean."""
+    info = right(*args, control_variate=control_variate, **keywords)
+    return info._replace(value=info.value * 1.02) if control_variate else info
+
+
+@pytest.mark.parametrize(
+    ("op", "wrong", "reason"),
+    [
+        ("sliced_wasserstein", _weights_held, "grad a differs from the truth"),
+        ("sliced_wasserstein", _directions_held, "grad projections differs from the truth"),
+        ("sliced_wasserstein", _one_point_too_many, "padded"),
+        ("sliced_wasserstein_to_normal", _scaled, "value differs from the truth"),
+        ("sliced_wasserstein_to_normal", _one_point_too_many, "padded"),
+        ("max_sliced_wasserstein", _scaled, "value differs from POT"),
+        ("max_sliced_wasserstein", _worst_candidate, "value differs from the truth"),
+        ("sliced_wasserstein_with_info", _changed("costs", 1.001), "costs differs from POT"),
+        ("sliced_wasserstein_with_info", _changed("standard_error", 1.001), "standard_error diff"),
+        ("sliced_wasserstein_with_info", _biased_fit, "value differs from the truth"),
+    ],
+    ids=lambda v: v.__name__.strip("_") if callable(v) else "",
+)
+def test_what_is_wrong_elsewhere_fails(monkeypatch, capsys, op, wrong, reason):
+    monkeypatch.setattr(verify, "QUICK_POINTS", 15 if op == "sliced_wasserstein" else 33)
+    _through(op, wrong)(monkeypatch)
+    assert verify.main([*FAST, "--op", op]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    failing = [" ".join(pair) for pair in itertools.pairwise(lines) if pair[0].endswith("FAIL")]
+    assert any(reason in text for text in failing)
+
+
+def test_padding_is_poisoned_and_cut_from_the_truth():
+    op = next(op for op in OPS if op.name == "sliced_wasserstein")
+    case = Case(9, d=3, l=2, m=7, batch=(4,), kind="padded weights")
+    inputs = draw(op, case, torch.float32)
+    lengths = inputs.tensors["x_lengths"]
+    assert 0 < lengths.min() < lengths.max()
+    for k, problem in enumerate(inputs.problems()):
+        n = int(lengths[k])
+        assert len(problem["x"]) == len(problem["a"]) == n
+        assert all(np.isfinite(array).all() for array in problem.values())
+        assert inputs.tensors["x"][k, n:].isnan().all()
+        assert inputs.tensors["a"][k, n:].isnan().all()
+
+
 # --- the command line ---------------------------------------------------------------------------
 
 
@@ -203,11 +312,13 @@ def test_the_record(tmp_path, capsys):
     assert record["environment"]["torch"] == torch.__version__
     assert str(tmp_path) not in text
     row = next(row for row in record["rows"] if row["case"] == "2x3x33")
+    assert row["against"] == "sorting and merging in float64"
     assert (row["op"], row["impl"], row["dtype"]) == ("wasserstein_1d", "torch", "float32")
     assert row["verdict"] == "PASS"
-    assert row["shapes"] == {"x": [2, 3, 33], "y": [2, 3, 33]}
-    assert len(row["value"]["ours"]) == len(row["value"]["formula"]) == 6
-    for judged in (row["value"], row["gradient"]):
+    assert row["shapes"] == {"u": [2, 3, 33], "v": [2, 3, 33]}
+    assert len(row["values"]["ours"]) == len(row["values"]["formula"]) == 6
+    assert set(row["quantities"]) == {"value", "grad u", "grad v"}
+    for judged in row["quantities"].values():
         assert 0 <= judged["error"] <= judged["bound"] < 1e-5
         assert judged["worst"] <= 1
         assert judged["peer_error"] <= judged["peer_bound"]
@@ -231,7 +342,6 @@ def test_own_numbers_that_overflow_float16(tmp_path, capsys):
     arguments = ["--x", str(tmp_path / "u.npy"), "--y", str(tmp_path / "v.npy")]
     assert verify.main([*arguments, "--impl", "torch"]) == 0
     out = capsys.readouterr().out
-    assert "sliced_wasserstein" not in out
     assert "12 rows: 12 pass" in out
     assert "not run: wasserstein_1d in float16: the numbers overflow this dtype" in out
 

@@ -1,19 +1,20 @@
 """One row of the table: ours, the float64 formula and the peer on the same inputs, compared."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from .reference import Result, Rounding, Solution
+from .reference import Quantities, Rounding, Solution
 
-__all__ = ["FAIL", "PASS", "REFUSED", "Comparison", "Row", "Truth", "check", "truth"]
+__all__ = ["FAIL", "PASS", "REFUSED", "Comparison", "Judged", "Row", "Truth", "check", "truth"]
 
 PASS, FAIL, REFUSED = "PASS", "FAIL", "REFUSED"
 
 
 class Comparison(NamedTuple):
-    """Two arrays that should be equal, and what rounding explains of their difference."""
+    """Two arrays that should be equal, and what explains their difference."""
 
     error: float
     """Norm of the difference, relative to the norm of the reference (absolute where that is 0)."""
@@ -23,14 +24,25 @@ class Comparison(NamedTuple):
     """The largest difference of one entry in units of what is allowed to it; passes up to 1."""
 
 
+class Judged(NamedTuple):
+    """One quantity of a row: the value, a gradient, or what else the op returns."""
+
+    norms: dict[str, float]
+    """Of "ours", "formula" and "peer", as far as each answered."""
+    formula: Comparison
+    peer: Comparison | None
+    counted: bool
+    """Whether the peer's answer is one to agree with."""
+
+
 class Truth(NamedTuple):
     """What a row is judged by: formula and peer, each with the difference allowed from ours."""
 
-    formula: Result
-    slack: Result
+    formula: Quantities
+    slack: Quantities
     near_ties: float
-    peer: Result | None
-    peer_slack: Result | None
+    peer: Quantities
+    peer_slack: Quantities
     peer_reason: str
 
 
@@ -38,6 +50,7 @@ class Row(NamedTuple):
     """One line of the table and one object of the JSON; no array of the size of the inputs."""
 
     op: str
+    against: str
     impl: str
     dtype: str
     case: str
@@ -49,25 +62,24 @@ class Row(NamedTuple):
     peer_reason: str
     values: dict[str, list[float]]
     """Of "ours", "formula" and "peer", as far as each answered."""
-    grad_norms: dict[str, float]
-    value: Comparison | None = None
-    grad: Comparison | None = None
-    peer_value: Comparison | None = None
-    peer_grad: Comparison | None = None
+    quantities: dict[str, Judged]
 
 
 def truth(op, inputs, settings, peer):
     """The :class:`Truth` for one set of inputs; ``peer`` is the peer's module or None."""
-    exact = _solve(op, inputs, settings, _rounding(torch.float64))
-    rounded = _solve(op, inputs, settings, _rounding(inputs.x.dtype))
+    solve = functools.cache(functools.partial(_solve, op, inputs, settings))
+    ragged = any(name.endswith("lengths") for name in inputs.tensors)
+    exact = solve(_rounding(torch.float64))
+    rounded = solve(_rounding(inputs.dtype, cumulates=ragged))
     # Two computations may differ by the sum of what each of them may round.
     slack = _add(exact.slack, rounded.slack)
-    answer, peer_slack, reason = None, None, f"no {op.peer.name} installed" if op.peer else ""
+    slack = {name: s + exact.chance.get(name, 0.0) for name, s in slack.items()}
+    answer, peer_slack, reason = {}, {}, f"no {op.peer.name} installed" if op.peer else ""
     if peer is not None:
-        cumulated = _solve(op, inputs, settings, _rounding(torch.float64, cumulates=True))
+        cumulated = solve(_rounding(torch.float64, cumulates=True))
         peer_slack = _add(cumulated.slack, rounded.slack)
         try:
-            answer, reason = _run_peer(op, peer, inputs, settings), ""
+            answer, reason = _run_peer(op, peer, inputs, settings, exact.result), ""
         except Exception as error:  # a defect of the peer is a fact to show, not our failure
             reason = f"{op.peer.name} raised {_one_line(error)}"
     return Truth(exact.result, slack, rounded.near_ties, answer, peer_slack, reason)
@@ -76,52 +88,59 @@ def truth(op, inputs, settings, peer):
 def check(op, impl, device, inputs, settings, true):
     """Run ours on ``device`` and judge it; any error but a refusal by name is a failure."""
     try:
-        ours, verdict, reason = _run_ours(op, impl, device, inputs, settings), PASS, ""
+        ours = _run_ours(op, impl, device, inputs, settings, true.formula)
+        quantities = {name: _judged(name, op, inputs, ours, true) for name in true.formula}
+        verdict, reason = PASS, _complaints(op, quantities)
+        verdict = FAIL if reason else PASS
     except Exception as error:
         refused = isinstance(error, NotImplementedError) and str(error).startswith(op.name)
         verdict, reason = (REFUSED, str(error)) if refused else (FAIL, _one_line(error))
-        ours = None
-    answers = {"ours": ours, "formula": true.formula, "peer": true.peer}
-    answers = {name: answer for name, answer in answers.items() if answer is not None}
-    named = {"x": inputs.x, "y": inputs.y} | inputs.tensors
-    row = Row(
+        ours, quantities = {}, {}
+    values = {"ours": ours, "formula": true.formula, "peer": true.peer}
+    return Row(
         op=op.name,
+        against=op.against,
         impl=impl,
-        dtype=str(inputs.x.dtype).removeprefix("torch."),
+        dtype=str(inputs.dtype).removeprefix("torch."),
         case=inputs.case,
         settings=settings,
-        shapes={name: tuple(tensor.shape) for name, tensor in named.items()},
+        shapes={name: tuple(tensor.shape) for name, tensor in inputs.tensors.items()},
         verdict=verdict,
         reason=reason,
         near_ties=true.near_ties,
         peer_reason=true.peer_reason,
-        values={name: answer.value.tolist() for name, answer in answers.items()},
-        grad_norms={name: float(np.linalg.norm(_flat(a))) for name, a in answers.items()},
+        values={whose: q["value"].tolist() for whose, q in values.items() if "value" in q},
+        quantities=quantities,
     )
-    return row if ours is None else _judge(row, op, ours, true)
 
 
-def _judge(row, op, ours, true):
-    """The row with its comparisons, and its verdict by all of them."""
-    value, grad = _compare(ours, true.formula, true.slack)
-    row = row._replace(value=value, grad=grad)
-    found = [("value", "the formula", value), ("gradient", "the formula", grad)]
-    if true.peer is not None:
-        peer_value, peer_grad = _compare(ours, true.peer, true.peer_slack)
-        row = row._replace(peer_value=peer_value, peer_grad=peer_grad)
-        # Where the peer is not finite the table says so; there is nothing to agree with.
-        if np.isfinite(true.peer.value).all():
-            found.append(("value", op.peer.name, peer_value))
-        if all(np.isfinite(g).all() for g in true.peer[1:]):
-            found.append(("gradient", op.peer.name, peer_grad))
-    wrong = [_complaint(*entry) for entry in found if not entry[-1].worst <= 1]  # NaN fails
-    return row._replace(verdict=FAIL if wrong else PASS, reason="; ".join(wrong))
+def _judged(name, op, inputs, ours, true):
+    answers = {"ours": ours, "formula": true.formula, "peer": true.peer}
+    norms = {whose: float(np.linalg.norm(q[name])) for whose, q in answers.items() if name in q}
+    formula = _comparison(ours[name], true.formula[name], true.slack[name])
+    if name not in true.peer:
+        return Judged(norms, formula, None, False)
+    peer = _comparison(ours[name], true.peer[name], true.peer_slack[name])
+    differs = any(name in op.peer.differs.get(word, ()) for word in inputs.kind.split())
+    # Where the peer is not finite the table says so; there is nothing to agree with.
+    counted = bool(np.isfinite(true.peer[name]).all()) and not differs
+    return Judged(norms, formula, peer, counted)
 
 
-def _complaint(what, whom, comparison):
-    if np.isnan(comparison.worst):
-        return f"{what} is not a number"
-    return f"{what} differs from {whom} by {comparison.worst:.3g} times what rounding explains"
+def _complaints(op, quantities):
+    """What is wrong with the quantities of a row, in words."""
+    found = []
+    for name, judged in quantities.items():
+        comparisons = {"the truth": judged.formula}
+        if judged.counted:
+            comparisons[op.peer.name] = judged.peer
+        for whom, comparison in comparisons.items():
+            if np.isnan(comparison.worst):
+                found.append(f"{name} is not a number")
+            elif comparison.worst > 1:
+                times = f"{comparison.worst:.3g} times what is explained"
+                found.append(f"{name} differs from {whom} by {times}")
+    return "; ".join(found)
 
 
 def _rounding(dtype, cumulates=False):
@@ -132,65 +151,66 @@ def _rounding(dtype, cumulates=False):
 
 
 def _solve(op, inputs, settings, rounding):
-    """The formula for every problem of the batch, stacked."""
-    tensors = {name: _numpy(tensor) for name, tensor in inputs.tensors.items()}
-    solved = [
-        op.formula(x, y, rounding, **settings, **tensors)
-        for x, y in zip(_problems(op, inputs.x), _problems(op, inputs.y), strict=True)
-    ]
-    result, slack = (_stack([s[k] for s in solved]) for k in (0, 1))
-    return Solution(result, slack, float(np.mean([s.near_ties for s in solved])))
+    """The formula for every problem of the batch, brought together."""
+    solved = [op.formula(**p, **settings, rounding=rounding) for p in inputs.problems()]
+    result, slack, chance = (
+        _together(inputs, [getattr(s, field) for s in solved])
+        for field in ("result", "slack", "chance")
+    )
+    return Solution(result, slack, float(np.mean([s.near_ties for s in solved])), chance)
 
 
-def _problems(op, z):
-    """The problems of a batch along one axis, as float64 arrays."""
-    own = 1 if op.lines else 2
-    return _numpy(z).reshape(-1, *z.shape[z.dim() - own :])
+def _together(inputs, answers):
+    """Quantities of every problem, stacked; gradients in the shape of what they are to."""
+    found = {}
+    for name in answers[0]:
+        parts = [np.asarray(answer[name]) for answer in answers]
+        to = name.removeprefix("grad ")
+        found[name] = np.stack(parts) if to == name else inputs.joined(to, parts)
+    return found
+
+
+def _gradients(value, tensors, wanted):
+    """Gradients of a sum of values to those tensors that the names "grad ..." are about."""
+    names = [name.removeprefix("grad ") for name in wanted if name.startswith("grad ")]
+    if not names:
+        return {}
+    grads = torch.autograd.grad(value.sum(), [tensors[name] for name in names], allow_unused=True)
+    return {f"grad {n}": g for n, g in zip(names, grads, strict=True) if g is not None}
+
+
+def _answer(call, tensors, wanted, settings):
+    """Quantities, as tensors, of ours or of the peer's."""
+    tensors = {n: t.requires_grad_(t.is_floating_point()) for n, t in tensors.items()}
+    found = call(**tensors, **settings)
+    found = found if isinstance(found, dict) else {"value": found}
+    return found | _gradients(found["value"], tensors, wanted)
+
+
+def _run_ours(op, impl, device, inputs, settings, formula):
+    tensors = {name: t.detach().clone().to(device) for name, t in inputs.tensors.items()}
+    found = _answer(op.ours, tensors, formula, settings | {"impl": impl})
+    return {name: _numpy(found[name]).reshape(true.shape) for name, true in formula.items()}
+
+
+def _run_peer(op, peer, inputs, settings, formula):
+    """The peer in float64, one problem at a time."""
+    answers = []
+    for problem in inputs.problems():
+        tensors = {name: torch.tensor(array) for name, array in problem.items()}
+        found = _answer(
+            lambda **keywords: op.peer.call(peer, **keywords), tensors, formula, settings
+        )
+        answers.append({name: _numpy(t) for name, t in found.items() if name in formula})
+    return _together(inputs, answers)
 
 
 def _numpy(tensor):
     return tensor.detach().double().cpu().numpy()
 
 
-def _run_ours(op, impl, device, inputs, settings):
-    x, y = (z.to(device).requires_grad_() for z in (inputs.x, inputs.y))
-    tensors = {name: tensor.to(device) for name, tensor in inputs.tensors.items()}
-    value = op.ours(x, y, impl=impl, **settings, **tensors)
-    grads = torch.autograd.grad(value.sum(), (x, y))
-    return Result(_numpy(value).reshape(-1), *(_problems(op, g) for g in grads))
-
-
-def _run_peer(op, peer, inputs, settings):
-    """The peer in float64, one problem at a time."""
-    tensors = {name: tensor.double() for name, tensor in inputs.tensors.items()}
-    answers = []
-    for x, y in zip(_problems(op, inputs.x), _problems(op, inputs.y), strict=True):
-        x, y = (torch.from_numpy(z).clone().requires_grad_() for z in (x, y))
-        value = op.peer.call(peer, x, y, **settings, **tensors)
-        answers.append(
-            [_numpy(value).reshape(()), *map(_numpy, torch.autograd.grad(value, (x, y)))]
-        )
-    return _stack(answers)
-
-
-def _stack(results):
-    return Result(*map(np.stack, zip(*results, strict=True)))
-
-
 def _add(left, right):
-    return Result(*map(np.add, left, right))
-
-
-def _compare(ours, reference, slack):
-    """Comparisons of the value and of the gradient with respect to both clouds together."""
-    answers = (ours, reference, slack)
-    value = _comparison(*(r.value for r in answers))
-    return value, _comparison(*map(_flat, answers))
-
-
-def _flat(result):
-    """The gradient with respect to both clouds as one vector."""
-    return np.concatenate([result.grad_x.ravel(), result.grad_y.ravel()])
+    return {name: left[name] + right[name] for name in left}
 
 
 def _comparison(ours, reference, slack):

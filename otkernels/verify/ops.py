@@ -1,185 +1,291 @@
 """What is verified: a table of ops, the cases of each, and the peer library that has it too.
 
-A new op is one entry in OPS: how to call ours, its float64 formula, its cases and settings, what it
-needs besides clouds, and its peer or None.
+A new op is one entry in OPS: how to call ours, what is true of it, its cases and settings, how they
+are drawn, and its peer or None. An op that is judged by several truths has an entry for each.
 """
 
-import contextlib
-import importlib
-import io
 from collections.abc import Callable
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 import otkernels
 
-from . import reference
+from . import circle, monte_carlo, normal, reference, searched
+from .inputs import AXES, Case, clouds, numbers, on_sphere, shifted, turns
+from .peers import (
+    POT_CIRCLE,
+    POT_LINE,
+    POT_MAX,
+    POT_SLICED,
+    POT_SPHERE,
+    POT_TANH,
+    POT_WITH_COSTS,
+    Peer,
+)
 
-__all__ = ["OPS", "Case", "Inputs", "Op", "Peer", "draw", "given", "load"]
-
-
-class Peer(NamedTuple):
-    """Another library's version of an op: ``call(module, x, y, **keywords)`` on float64 tensors."""
-
-    name: str
-    module: str
-    call: Callable
-
-
-class Case(NamedTuple):
-    """Sizes and kind of one pair of clouds; ``m`` None means N points in y too."""
-
-    n: int
-    d: int = 8
-    l: int = 16
-    m: int | None = None
-    batch: tuple[int, ...] = ()
-    kind: str = ""
-    all_settings: bool = False
-    """Run every setting of the op, not only its first."""
-
-
-class Inputs(NamedTuple):
-    """Clouds in the dtype under test, and the further tensors in its accumulation dtype."""
-
-    case: str
-    x: torch.Tensor
-    y: torch.Tensor
-    tensors: dict[str, torch.Tensor]
+__all__ = ["OPS", "Op"]
 
 
 class Op(NamedTuple):
     """One entry of the table.
 
-    ``ours(x, y, impl=..., **settings, **tensors)`` is a tensor of values, one a problem;
-    ``formula(x, y, rounding, **settings, **tensors)`` a :class:`reference.Solution`.
+    ``ours(**tensors, **settings, impl=...)`` is a tensor of values, one a problem, or a dictionary
+    of quantities with that as "value"; ``formula(**problem, **settings, rounding=...)`` is a
+    :class:`reference.Solution` for the tensors of one problem. What the formula names is judged.
     """
 
     name: str
+    against: str
     ours: Callable
     formula: Callable
-    settings: tuple[dict, ...]
     cases: tuple[Case, ...]
+    draw: Callable = clouds
+    settings: tuple[dict, ...] = ({"p": 2}, {"p": 1}, {"p": 1.5}, {"p": 3})
     peer: Peer | None = None
-    extra: Callable | None = None
-    """Function of D and L: arrays by keyword, drawn from a fixed seed."""
-    lines: bool = False
-    """Whether it takes numbers (..., N) instead of points (..., N, D)."""
+    axes: dict[str, int] = AXES
+    yours: str = ""
+    """What it takes of the user's own: "points", "numbers" or nothing."""
 
 
-EXPONENTS = ({"p": 2}, {"p": 1}, {"p": 1.5}, {"p": 3})
-OFFSET = 1000.0
-GIVEN_PROJECTIONS = 64
-
+# Unequal sizes, weights and lengths: what every implementation must take in all exponents.
+MEASURES = (
+    Case(61, m=40, all_settings=True),
+    Case(61, m=40, kind="weights", all_settings=True),
+    Case(15, l=4, m=12, kind="zero weights", all_settings=True),
+    Case(13, l=4, m=9, kind="coincident weights", all_settings=True),
+    Case(33, m=20, batch=(3,), kind="weights"),
+    Case(33, l=8, batch=(3,), kind="padded", all_settings=True),
+    Case(33, l=8, m=20, batch=(2, 3), kind="padded"),
+    Case(33, m=20, batch=(3,), kind="padded weights"),
+    Case(9, d=3, l=2, m=7, batch=(2,), kind="padded weights"),
+)
 SLICED_CASES = (
     Case(1),
+    Case(9, d=3, l=2),
     Case(64, d=1),
     Case(61, d=7, l=13, all_settings=True),
     *(Case(n) for n in (127, 128, 129)),
     *(Case(n, d=16, l=32) for n in (1023, 1024, 1025)),
     Case(4096, d=64, l=64),
+    Case(1024, d=16, l=32, m=700),
     Case(33, batch=(3,)),
     Case(33, d=5, batch=(2, 3)),
-    Case(61, m=40, all_settings=True),
-    Case(61, m=40, kind="weights", all_settings=True),
+    Case(33, batch=(3,), kind="own directions"),
     Case(61, kind="offset", all_settings=True),
     Case(61, kind="equal", all_settings=True),
+    *MEASURES,
 )
 LINE_CASES = (
     Case(1),
     Case(61, all_settings=True),
     *(Case(n) for n in (127, 128, 129, 1023, 1024, 1025, 16384)),
+    Case(1024, m=700),
     Case(33, batch=(3,)),
     Case(33, batch=(2, 3)),
-    Case(61, m=40, all_settings=True),
-    Case(61, m=40, kind="weights", all_settings=True),
     Case(61, kind="offset", all_settings=True),
     Case(61, kind="equal", all_settings=True),
+    *MEASURES,
 )
+WEIGHED = (Case(33, d=5, m=20, kind="weights"), Case(33, d=5, m=20, batch=(3,), kind="padded"))
+ONE = ({"p": 2},)
+DRAWN = 2**16
+SETS = 100
 
 
-def _directions(d, l):
-    normal = np.random.default_rng(1).standard_normal((d, l))
-    return {"projections": normal / np.linalg.norm(normal, axis=0)}
+def _tanh_slices(x, y, projections, **keywords):
+    def slices(points):
+        return torch.tanh(points.to(projections.dtype) @ projections)
+
+    return otkernels.sliced_wasserstein(x, y, projections=slices, **keywords)
 
 
-def _pot_sliced(ot, x, y, *, p, projections, a=None, b=None):
-    a, b = (None if w is None else w / w.sum() for w in (a, b))
-    return ot.sliced_wasserstein_distance(x, y, a, b, projections=projections, p=p) ** p
+def _drawn(x, y, **keywords):
+    generator = torch.Generator(x.device).manual_seed(0)
+    return otkernels.sliced_wasserstein(x, y, generator=generator, **keywords)
 
 
-def _pot_line(ot, u, v, *, p, a=None, b=None):
-    a, b = (None if w is None else w / w.sum() for w in (a, b))
-    return ot.wasserstein_1d(u[:, None], v[:, None], a, b, p=p)[0]
+def _info(x, y, **keywords):
+    return otkernels.sliced_wasserstein_with_info(x, y, **keywords)._asdict()
+
+
+def _fitted(x, y, **keywords):
+    return _info(x, y, control_variate=True, **keywords)
+
+
+def _mean_fitted(x, y, projections, draws, **keywords):
+    """The mean of as many estimates, each from its own directions."""
+    sets = projections.unflatten(-1, (draws, -1)).movedim(-2, 0)
+    return _fitted(x, y, projections=sets, **keywords)["value"].mean()
+
+
+def _cloud(case, rng):
+    """X alone, with directions and what the kind of case asks for."""
+    arrays = clouds(case, rng)
+    return {name: array for name, array in arrays.items() if not name.startswith("y")}
+
+
+def _shift_only(case, rng):
+    """A translation, without directions."""
+    arrays = shifted(case, rng)
+    return {name: arrays[name] for name in "xy"}
 
 
 OPS = (
     Op(
         "sliced_wasserstein",
-        ours=lambda *args, **kwargs: otkernels.sliced_wasserstein(*args, **kwargs),
+        "sorting and merging in float64",
+        ours=lambda x, y, **k: otkernels.sliced_wasserstein(x, y, **k),
         formula=reference.sliced_wasserstein,
-        settings=EXPONENTS,
         cases=SLICED_CASES,
-        peer=Peer("POT", "ot", _pot_sliced),
-        extra=_directions,
+        peer=POT_SLICED,
+        yours="points",
+    ),
+    Op(
+        "sliced_wasserstein",
+        "the same of slices tanh(x theta), which a callable returns",
+        ours=_tanh_slices,
+        formula=lambda **k: reference.sliced_wasserstein(**k, slices="tanh"),
+        cases=(Case(61, d=7, l=13, all_settings=True), *WEIGHED),
+        peer=POT_TANH,
+    ),
+    Op(
+        "sliced_wasserstein",
+        f"the mean over the sphere (p=1); {DRAWN} drawn directions, within 5 standard errors",
+        ours=_drawn,
+        formula=monte_carlo.expected_translation,
+        cases=tuple(Case(1, d=d, batch=(4,), all_settings=True) for d in (2, 3, 5)),
+        draw=_shift_only,
+        settings=tuple(
+            {"p": 1, "n_projections": DRAWN, "method": method}
+            for method in ("gaussian", "orthogonal", "sobol")
+        ),
     ),
     Op(
         "wasserstein_1d",
-        ours=lambda *args, **kwargs: otkernels.wasserstein_1d(*args, **kwargs),
+        "sorting and merging in float64",
+        ours=lambda u, v, **k: otkernels.wasserstein_1d(u, v, **k),
         formula=reference.wasserstein_1d,
-        settings=EXPONENTS,
         cases=LINE_CASES,
-        peer=Peer("POT", "ot", _pot_line),
-        lines=True,
+        draw=numbers,
+        peer=POT_LINE,
+        yours="numbers",
+    ),
+    Op(
+        "sliced_wasserstein_to_normal",
+        "quadrature of the normal quantile function",
+        ours=lambda x, **k: otkernels.sliced_wasserstein_to_normal(x, **k),
+        formula=normal.by_quadrature,
+        cases=(
+            Case(1),
+            Case(9, d=3, l=2),
+            Case(64, d=1),
+            Case(61, d=7, l=13),
+            *(Case(n) for n in (127, 128, 1025)),
+            Case(33, d=5, batch=(2, 3)),
+            Case(33, batch=(3,), kind="own directions"),
+            Case(33, batch=(5,), kind="padded"),
+            Case(61, kind="offset"),
+        ),
+        draw=_cloud,
+        settings=({},),
+    ),
+    Op(
+        "sliced_wasserstein_to_normal",
+        f"the distance to {normal.SAMPLES} samples, within 5 standard errors",
+        ours=lambda x, **k: otkernels.sliced_wasserstein_to_normal(x, **k),
+        formula=normal.by_samples,
+        cases=(Case(64, d=4, l=4),),
+        draw=_cloud,
+        settings=({},),
+    ),
+    Op(
+        "max_sliced_wasserstein",
+        "the best of the given directions and the difference of the means (no steps)",
+        ours=lambda x, y, **k: otkernels.max_sliced_wasserstein(x, y, **k),
+        formula=searched.among_candidates,
+        cases=(Case(61, d=7, l=13), Case(9, d=3, l=2), *WEIGHED),
+        settings=({"p": 2, "n_steps": 0},),
+        peer=POT_MAX,
+    ),
+    Op(
+        "max_sliced_wasserstein",
+        "|shift|^p, the truth for a translation",
+        ours=lambda x, y, **k: otkernels.max_sliced_wasserstein(x, y, **k),
+        formula=searched.of_a_translation,
+        cases=(Case(33, d=5, l=8, all_settings=True), Case(33, d=5, l=8, batch=(3,))),
+        draw=shifted,
+    ),
+    Op(
+        "max_sliced_wasserstein",
+        f"{searched.ANGLES} directions in the plane, within their resolution",
+        ours=lambda x, y, **k: otkernels.max_sliced_wasserstein(x, y, **k),
+        formula=searched.on_a_grid_of_angles,
+        cases=(Case(33, d=2, l=4, all_settings=True),),
+        settings=({"p": 2}, {"p": 1}),
+    ),
+    Op(
+        "max_sliced_wasserstein",
+        "at least the best candidate, at most a plan in space: their middle, within half",
+        ours=lambda x, y, **k: otkernels.max_sliced_wasserstein(x, y, **k),
+        formula=searched.between_bounds,
+        cases=(Case(61, d=7, l=13),),
+        settings=ONE,
+    ),
+    Op(
+        "sliced_wasserstein_with_info",
+        "costs of each direction and the standard deviation of their mean",
+        ours=_info,
+        formula=monte_carlo.with_info,
+        cases=(Case(9, d=3, l=2), Case(61, d=7, l=13, all_settings=True), *WEIGHED),
+        peer=POT_WITH_COSTS,
+    ),
+    Op(
+        "sliced_wasserstein_with_info",
+        "a least-squares fit with intercept (control variate)",
+        ours=_fitted,
+        formula=monte_carlo.with_control_variate,
+        cases=(Case(61, d=7, l=32), Case(9, d=3, l=6), *WEIGHED),
+        settings=ONE,
+    ),
+    Op(
+        "sliced_wasserstein_with_info",
+        f"the mean over the circle of {SETS} estimates (control variate), within 5 standard errors",
+        ours=_mean_fitted,
+        formula=monte_carlo.mean_over_the_circle,
+        cases=(Case(33, d=2, l=32 * SETS),),
+        settings=({"p": 2, "draws": SETS},),
+    ),
+    Op(
+        "wasserstein_circle",
+        "the best of all cuts",
+        ours=lambda u, v, **k: otkernels.wasserstein_circle(u, v, **k),
+        formula=circle.wasserstein_circle,
+        cases=(
+            Case(1),
+            Case(33, all_settings=True),
+            Case(33, m=20),
+            Case(33, m=20, kind="weights", all_settings=True),
+            Case(257, m=200),
+            Case(12, batch=(2, 3)),
+        ),
+        draw=turns,
+        peer=POT_CIRCLE,
+    ),
+    Op(
+        "sliced_wasserstein_sphere",
+        "the best of all cuts of each circle",
+        ours=lambda x, y, **k: otkernels.sliced_wasserstein_sphere(x, y, **k),
+        formula=circle.sliced_wasserstein_sphere,
+        cases=(
+            Case(1, d=3),
+            Case(33, d=3, l=4, all_settings=True),
+            Case(33, d=5, l=4, m=20),
+            Case(33, d=3, l=4, m=20, kind="weights"),
+            Case(12, d=2, l=2, batch=(2,)),
+        ),
+        draw=on_sphere,
+        peer=POT_SPHERE,
+        axes=AXES | {"projections": 3},
     ),
 )
-
-
-def load(peer):
-    """The peer's module, or None where it is not installed. What it prints on import is dropped."""
-    if importlib.util.find_spec(peer.module) is None:
-        return None
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        return importlib.import_module(peer.module)
-
-
-def draw(op, case, dtype):
-    """The inputs of a case, the same numbers for every dtype up to its rounding."""
-    rng = np.random.default_rng(0)
-    m = case.n if case.m is None else case.m
-    last = () if op.lines else (case.d,)
-    x = rng.standard_normal((*case.batch, case.n, *last))
-    y = 0.5 + 1.5 * rng.standard_normal((*case.batch, m, *last))
-    weights = {}
-    if case.kind == "weights":
-        weights = {"a": rng.uniform(0.1, 1.0, case.n), "b": rng.uniform(0.1, 1.0, m)}
-        weights["a"][0] = 0.0  # a point without mass: its gradient is 0
-    if case.kind == "offset":
-        x, y = x + OFFSET, y + OFFSET
-    if case.kind == "equal":
-        y = x
-    return _inputs(op, x, y, weights, case.l, dtype, case.kind)
-
-
-def given(op, x, y, dtype):
-    """Inputs from the user's own clouds x (N, D) and y (M, D), or (N,) and (M,)."""
-    return _inputs(op, x, y, {}, GIVEN_PROJECTIONS, dtype, "")
-
-
-def _inputs(op, x, y, weights, l, dtype, kind):
-    arrays = weights | (op.extra(x.shape[-1], l) if op.extra else {})
-    # Rounding the inputs is not an error of the op: the formula gets the rounded numbers too.
-    wide = torch.float64 if dtype == torch.float64 else torch.float32
-    tensors = {name: torch.from_numpy(array).to(wide) for name, array in arrays.items()}
-    x, y = (torch.from_numpy(z).to(dtype) for z in (x, y))
-    return Inputs(_case(x, y, op.lines, kind), x, y, tensors)
-
-
-def _case(x, y, lines, kind):
-    own = 1 if lines else 2
-    n, m = x.shape[-own], y.shape[-own]
-    points = str(n) if n == m else f"{n}/{m}"
-    sizes = [*x.shape[:-own], points, *x.shape[len(x.shape) - own + 1 :]]
-    return " ".join(filter(None, ["x".join(map(str, sizes)), kind]))

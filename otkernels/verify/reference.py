@@ -1,184 +1,199 @@
-"""Transport on the line in float64 NumPy, and how far rounding may move value and gradient.
+"""Float64 formulas of the losses on the line and on slices, in NumPy, each with its allowance.
 
-Written apart from the library it judges: sort, subtract, and for unequal sizes or weights merge the
-two quantile functions; the gradient is the closed form p |d|^(p-1) sign(d), carried back through
-the argsort. docs/verification.md derives the bound.
+A formula takes the tensors of one problem by name, as arrays, and says what is true of them and how
+far an implementation that rounds as :class:`Rounding` says may be from it.
 """
 
 from typing import NamedTuple
 
 import numpy as np
 
-EPS64 = np.finfo(np.float64).eps
+from .line import EPS64, line
+
+__all__ = ["Rounding", "Solution", "sliced_wasserstein", "wasserstein_1d"]
+
+Quantities = dict[str, np.ndarray]
+"""By name: "value", "grad x" for the gradient to x, and whatever else an op returns."""
 
 
 class Rounding(NamedTuple):
     """The precision of one computation of a loss and its gradient."""
 
     eps: float
-    """Of the dtype in which it projects and sums, and of its value."""
-    eps_grad: float
-    """Of the dtype of its gradient."""
-    tiny_grad: float
-    """The smallest positive number of the gradient's dtype."""
+    """Of the dtype in which it projects and sums, of its value and of gradients to weights."""
+    eps_points: float
+    """Of the dtype of the points and of the gradient to them."""
+    tiny_points: float
+    """The smallest positive number of that dtype."""
     cumulates: bool = False
     """Whether it adds up the weights even where sizes are equal and no weights are given."""
 
+    def of_sum(self, terms, magnitude):
+        """What a sum of so many terms, of magnitudes of this total, may be off by."""
+        return np.sqrt(terms) * self.eps * magnitude
 
-class Result(NamedTuple):
-    """A loss and its gradient with respect to both clouds; or an allowance for each entry of it."""
+    def of_points(self, grad):
+        """What writing a gradient in the dtype of the points changes."""
+        return self.eps_points * np.abs(grad) + (self.tiny_points if np.any(grad) else 0.0)
 
-    value: np.ndarray
-    grad_x: np.ndarray
-    grad_y: np.ndarray
+
+EXACT = Rounding(EPS64, EPS64, 0.0)
 
 
 class Solution(NamedTuple):
-    """What is true, the absolute error that rounding explains, and how ill-posed the order is."""
+    """What is true, the absolute error that is explained, and how ill-posed the order is."""
 
-    result: Result
-    slack: Result
-    near_ties: float
+    result: Quantities
+    slack: Quantities
+    near_ties: float = 0.0
     """Share of projected points so close to another that rounding may exchange the two."""
+    chance: Quantities = {}
+    """What may differ for another reason than rounding: samples, the resolution of a grid."""
+
+
+class Link(NamedTuple):
+    """A function of projections that makes slices of them; its slope is at most 1."""
+
+    value: callable
+    slope: callable
+    units: float
+    """What evaluating either may be off by, in eps; also for slopes of arguments that are off."""
+
+
+LINKS = {
+    "linear": Link(lambda z: z, np.ones_like, 0.0),
+    "tanh": Link(np.tanh, lambda z: 1 - np.tanh(z) ** 2, 4.0),
+}
 
 
 def wasserstein_1d(u, v, rounding, *, p, a=None, b=None):
     """W_p^p between numbers u (N,) and v (M,). Nothing is projected, so their order is exact."""
-    one = np.ones((1, 1))
-    solution = _mean_over_lines(u[:, None], v[:, None], one, np.zeros(1), rounding, p, a, b)
-    result, slack = (r._replace(grad_x=r.grad_x[:, 0], grad_y=r.grad_y[:, 0]) for r in solution[:2])
-    return Solution(result, slack, solution.near_ties)
-
-
-def sliced_wasserstein(x, y, rounding, *, p, projections, a=None, b=None):
-    """Mean over the columns of projections (D, L) of W_p^p between x (N, D) and y (M, D)."""
-    # The difference of two projections is a sum of 2 D products: the rule sqrt(n) eps sum|terms|.
-    reach = np.maximum(*(np.max(np.abs(z) @ np.abs(projections), axis=0) for z in (x, y)))
-    eta = np.sqrt(2 * x.shape[1]) * rounding.eps * 2 * reach
-    if a is None and b is None and np.array_equal(x, y):
-        eta = 0 * eta  # equal points go through equal arithmetic: every gap is exactly 0
-    return _mean_over_lines(x, y, projections, eta, rounding, p, a, b)
-
-
-def _mean_over_lines(x, y, projections, eta, rounding, p, a, b):
-    """The mean of :func:`line` over directions, and the bound of docs/verification.md."""
-    count, points = projections.shape[1], len(x) + len(y)
-    merged = a is not None or b is not None or len(x) != len(y)
-    kappa = np.sqrt(points) * EPS64 if merged or rounding.cumulates else 0.0
-    value = value_moved = near_ties = 0.0
-    grads, sizes, moves = ([np.zeros(z.shape) for z in (x, y)] for _ in range(3))
-    terms = [np.zeros((len(z), 1)) for z in (x, y)]
-    for theta, eta_l in zip(projections.T, eta, strict=True):
-        cost, cost_moved, sides = line(x @ theta, y @ theta, p, a, b, eta_l, kappa)
-        value += cost / count
-        value_moved += cost_moved / count
-        for k, side in enumerate(sides):
-            grads[k] += np.outer(side.slope, theta) / count
-            sizes[k] += np.outer(side.size, np.abs(theta)) / count
-            moves[k] += np.outer(side.moved, np.abs(theta)) / count
-            terms[k] += side.cells[:, None]
-            near_ties += np.sum(side.close) / (count * points)
-    # Terms summed: in the value one a cell and direction, in a gradient one for each cell that the
-    # point is in; each is a power, which counts for p more.
-    cells = points - 1 if merged else len(x)
-    value_slack = (rounding.eps + np.sqrt(cells * count + p) * rounding.eps) * value + value_moved
-    grad_slacks = (
-        rounding.eps_grad * np.abs(grad)
-        + (rounding.tiny_grad if np.any(grad) else 0.0)
-        + np.sqrt(n + p) * rounding.eps * size
-        + moved
-        for grad, n, size, moved in zip(grads, terms, sizes, moves, strict=True)
+    slices = Slices(u[:, None], v[:, None], np.ones((1, 1)), rounding, p, a, b, eta=np.zeros(1))
+    solved = slices.solution()
+    rename = {"grad x": "grad u", "grad y": "grad v"}
+    drop = ("grad projections", "costs")
+    result, slack = (
+        {rename.get(k, k): v[:, 0] if k in rename else v for k, v in q.items() if k not in drop}
+        for q in solved[:2]
     )
-    result, slack = Result(value, *grads), Result(value_slack, *grad_slacks)
-    return Solution(result, slack, near_ties)
+    return Solution(result, slack, solved.near_ties)
 
 
-class Side(NamedTuple):
-    """What belongs to each point of one side of a line."""
-
-    slope: np.ndarray
-    """The gradient."""
-    size: np.ndarray
-    """The sum of the magnitudes of its terms."""
-    moved: np.ndarray
-    """The largest change of the gradient."""
-    cells: np.ndarray
-    """The number of its terms: a cell is an interval of levels with constant quantiles."""
-    close: np.ndarray
-    """Whether another point is so near that rounding may exchange the two."""
+def sliced_wasserstein(x, y, projections, rounding, *, p, a=None, b=None, slices="linear"):
+    """Mean over the columns of projections (D, L) of W_p^p between x (N, D) and y (M, D)."""
+    solved = Slices(x, y, projections, rounding, p, a, b, LINKS[slices]).solution()
+    for quantities in solved[:2]:
+        del quantities["costs"]
+    return solved
 
 
-def line(u, v, p, a=None, b=None, eta=0.0, kappa=0.0):
-    """W_p^p between u (N,) and v (M,), and the reach of rounding.
+def projection_error(clouds, projections, eps):
+    """How far the difference of two projections of these clouds may be off, for each direction."""
+    # It is a sum of 2 D products: the rule sqrt(n) eps sum|terms|.
+    reach = np.max([np.max(np.abs(z) @ np.abs(projections), axis=0) for z in clouds], axis=0)
+    return np.sqrt(2 * projections.shape[0]) * eps * 2 * reach
 
-    Args:
-        u: numbers with weights ``a``, or uniform.
-        v: numbers with weights ``b``, or uniform.
-        p: exponent.
-        a: weights of u, normalised here.
-        b: weights of v, normalised here.
-        eta: how far rounding may move the difference of any two numbers.
-        kappa: how far rounding may move a cumulated weight.
 
-    Returns:
-        the cost, the largest change of it, and a :class:`Side` for u and one for v.
+class Slices:
+    """The mean of :func:`line` over L slices of two clouds.
+
+    ``eta`` (L,) says how far a difference of two slices may be off; by default what the sum of
+    products explains, and nothing for equal clouds, which go through equal arithmetic.
     """
-    order_u, order_v = np.argsort(u), np.argsort(v)
-    us, vs = u[order_u], v[order_v]
-    level_u, level_v = _levels(a, order_u), _levels(b, order_v)
-    if a is None and b is None and len(u) == len(v):
-        i = j = np.arange(len(u))
-        mass = np.full(len(u), 1 / len(u))
-    else:
-        levels = np.sort(np.concatenate([level_u, level_v]))
-        mass = np.diff(levels, prepend=0.0)
-        i, j = (np.searchsorted(side, levels) for side in (level_u, level_v))
-    gap = us[i] - vs[j]
-    power = np.abs(gap) ** p
-    moved = mass @ ((np.abs(gap) + eta) ** p - power) + kappa * np.sum(np.abs(np.diff(power)))
-    side_u = _side(us, vs, level_u, level_v, i, gap, mass, p, eta, kappa)
-    side_v = _side(vs, us, level_v, level_u, j, -gap, mass, p, eta, kappa)
-    return mass @ power, moved, (_unsorted(side_u, order_u), _unsorted(side_v, order_v))
+
+    def __init__(self, x, y, projections, rounding, p, a=None, b=None, link=None, eta=None):
+        self.clouds, self.weights = (x, y), (a, b)
+        self.projections, self.rounding, self.p = projections, rounding, p
+        self.link = LINKS["linear"] if link is None else link
+        if eta is None:
+            equal = a is None and b is None and np.array_equal(x, y)
+            eps = 0.0 if equal else rounding.eps
+            eta = projection_error((x, y), projections, eps) + self.link.units * eps
+        self.eta = eta
+        self.merged = rounding.cumulates or a is not None or b is not None or len(x) != len(y)
+        sides = zip(self.weights, self.clouds, strict=True)
+        exact = all(_cumulates_exactly(*side) for side in sides)
+        # A level that needs no rounding may still lose its last bit on the way.
+        terms = 1 if exact else len(x) + len(y)
+        kappa = np.sqrt(terms) * EPS64 if self.merged else 0.0
+        slices = (self.link.value(z @ projections).T for z in self.clouds)
+        self.lines = [
+            line(u, v, p, a, b, each, kappa, exact) for u, v, each in zip(*slices, eta, strict=True)
+        ]
+
+    def solution(self):
+        """Value, costs and every gradient, with their allowances."""
+        costs, moved = (np.array([getattr(s, k) for s in self.lines]) for k in ("cost", "moved"))
+        rounding, p, count = self.rounding, self.p, len(costs)
+        # Terms summed: in the value one a cell and direction, in a gradient one for each cell that
+        # the point is in; each is a power, which counts for p more.
+        points = sum(map(len, self.clouds))
+        cells = points - 1 if self.merged else len(self.clouds[0])
+        value = np.mean(costs)
+        by_rounding = rounding.eps * value + rounding.of_sum(cells * count + p, value)
+        result = {"value": value, "costs": costs}
+        slack = {
+            "value": by_rounding + np.mean(moved),
+            "costs": rounding.eps * costs + rounding.of_sum(cells + p, costs) + moved,
+        }
+        along = [0.0] * 4
+        for k, name in enumerate("xy"):
+            grad, size, reach, terms = self._to_points(k, along)
+            result[f"grad {name}"] = grad / count
+            by_rounding = (
+                rounding.of_points(grad / count) + rounding.of_sum(terms + p, size) / count
+            )
+            slack[f"grad {name}"] = by_rounding + reach / count
+        grad, size, reach, terms = along
+        result["grad projections"] = grad / count
+        by_rounding = rounding.eps * np.abs(grad) + rounding.of_sum(terms + p, size)
+        slack["grad projections"] = (by_rounding + reach) / count
+        for k, name in enumerate("ab"):
+            if self.weights[k] is not None:
+                result[f"grad {name}"], slack[f"grad {name}"] = self._to_weights(k)
+        close = sum(np.sum(side.close) for s in self.lines for side in s.sides)
+        return Solution(result, slack, close / (count * points))
+
+    def _each(self, k, field):
+        """A field of side k of all lines: (N, L)."""
+        return np.stack([getattr(s.sides[k], field) for s in self.lines], axis=-1)
+
+    def _to_points(self, k, along):
+        """L times the gradient to a cloud, the size of its terms, its reach, and their number.
+
+        Adds the same for the gradient to the directions to ``along``.
+        """
+        cloud, theta = self.clouds[k], self.projections
+        bend = self.link.slope(cloud @ theta)
+        slope, size, moved = (bend * self._each(k, name) for name in ("slope", "size", "moved"))
+        if self.link.units:  # the bend is off as well
+            moved += self._each(k, "size") * self.eta
+        cells = self._each(k, "cells")
+        parts = cloud.T @ slope, *(np.abs(cloud).T @ each for each in (size, moved)), cells.sum(0)
+        along[:] = map(np.add, along, parts)
+        width = np.abs(theta).T
+        return slope @ theta.T, size @ width, moved @ width, cells.sum(1, keepdims=True)
+
+    def _to_weights(self, k):
+        """Gradient to the weights of one side, which are normalised, and its allowance."""
+        potentials = self._each(k, "potential")
+        grad, total = through_normalisation(np.mean(potentials, axis=1), self.weights[k])
+        size, moved = (np.mean(self._each(k, f"potential_{name}")) for name in ("size", "moved"))
+        # A constant in all potentials, which may be as large as the cost itself, cancels.
+        size += np.mean([s.cost for s in self.lines])
+        # Twice: a potential, and the mean of all of them.
+        reach = 2 * (self.rounding.of_sum(2 * potentials.size + self.p, size) + moved) / total
+        return grad, self.rounding.eps * np.abs(grad) + reach
 
 
-def _levels(weights, order):
-    """Cumulated normalised weights in sorted order; the last is exactly 1."""
-    if weights is None:
-        return np.arange(1, len(order) + 1) / len(order)
-    total = np.cumsum(weights[order])
-    return total / total[-1]
+def through_normalisation(potential, weights):
+    """The derivative to weights of a function of weights / total, and the total."""
+    total = np.sum(weights)
+    return (potential - potential @ weights / total) / total, total
 
 
-def _slope(gap, p):
-    """The derivative of |gap|^p, 0 at 0: monotone, since p >= 1."""
-    return p * np.abs(gap) ** (p - 1) * np.sign(gap)
-
-
-def _side(us, vs, level_u, level_v, i, gap, mass, p, eta, kappa):
-    """The :class:`Side` of the sorted us; ``i`` is the point of each cell."""
-    n = len(us)
-    slope = np.bincount(i, mass * _slope(gap, p), n)
-    highest = np.bincount(i, mass * _slope(gap + eta, p), n)
-    lowest = np.bincount(i, mass * _slope(gap - eta, p), n)
-    # A point may change places with those within eta. Its own mass then lies anywhere in theirs,
-    # between the levels start and end, and meets the vs whose levels those are.
-    first = np.searchsorted(us, us - eta, "left")
-    last = np.searchsorted(us, us + eta, "right") - 1
-    start = np.concatenate([[0.0], level_u])[first] - kappa
-    end = level_u[last] + kappa
-    low = vs[np.minimum(np.searchsorted(level_v, start, "right"), len(vs) - 1)]
-    high = vs[np.minimum(np.searchsorted(level_v, end, "left"), len(vs) - 1)]
-    close = last > first
-    own = np.bincount(i, mass, n)
-    highest = np.where(close, own * _slope(us + eta - low, p), highest)
-    lowest = np.where(close, own * _slope(us - eta - high, p), lowest)
-    moved = np.maximum(np.maximum(highest - slope, slope - lowest), 0.0)
-    edge = np.maximum(np.abs(_slope(us - low, p)), np.abs(_slope(us - high, p)))
-    size = np.bincount(i, mass * np.abs(_slope(gap, p)), n)
-    return Side(slope, size, moved + 4 * kappa * edge, np.bincount(i, minlength=n), close)
-
-
-def _unsorted(side, order):
-    """The side with its points back at the places they had before the argsort."""
-    back = np.argsort(order)
-    return Side(*(values[back] for values in side))
+def _cumulates_exactly(weights, points):
+    """Whether every partial sum of the normalised weights is a float64 number."""
+    weights = np.ones(len(points)) if weights is None else weights
+    total = np.sum(weights)
+    return bool(np.all(weights == np.round(weights)) and np.frexp(total)[0] == 0.5)

@@ -14,7 +14,7 @@ PEER_WIDTH = 16
 COLUMNS = (
     ("impl", -6),
     ("dtype", -8),
-    ("case", -15),
+    ("case", -24),
     ("with", -5),
     ("value", 9),
     ("error", 7),
@@ -28,35 +28,46 @@ COLUMNS = (
 
 
 def heading(op):
-    """Title of one op's part of the table, and its column names."""
+    """Title of one entry's part of the table, and its column names."""
     peer = op.peer.name if op.peer else "peer"
-    return f"\n{op.name}\n" + _join([title.replace("peer", peer) for title, _ in COLUMNS])
+    titles = _join([title.replace("peer", peer) for title, _ in COLUMNS])
+    return f"\n{op.name}, against {op.against}\n{titles}"
 
 
 def line(row):
     """One row of the table, with the reason of a failure below it."""
     cells = [row.impl, row.dtype, row.case, _text(row.settings)]
-    if row.value is None:
+    if not row.quantities:
         cells += [""] * (len(COLUMNS) - len(cells) - 1)
     else:
         cells.append(f"{np.mean(row.values['ours']):.3e}")
-        for comparison in (row.value, row.grad):
-            cells += [_number(comparison.error), _number(comparison.bound)]
-        cells.append(f"{max(row.value.worst, row.grad.worst):.2f}")
-        cells.append(_peer(row))
+        worst = max(q.formula.worst for q in row.quantities.values())
+        for found in (row.quantities["value"].formula, _gradient(row, "formula")):
+            cells += [_number(found.error), _number(found.bound)] if found else ["", ""]
+        cells += [f"{worst:.2f}", _peer(row)]
     text = _join([*cells, row.verdict])
     return f"{text}\n       {row.reason}" if row.verdict == FAIL else text
 
 
 def _text(settings):
-    return ",".join(f"{name}={value}" for name, value in settings.items())
+    """The settings that differ between rows of one entry."""
+    if "method" in settings:
+        return settings["method"]
+    return f"p={settings['p']}" if "p" in settings else ""
+
+
+def _gradient(row, whose):
+    """The comparison of the gradient that is furthest from what is allowed to it, if any."""
+    found = (getattr(q, whose) for name, q in row.quantities.items() if name.startswith("grad"))
+    return max((c for c in found if c), key=lambda c: (math.isnan(c.worst), c.worst), default=None)
 
 
 def _peer(row):
     """Difference from the peer in value and gradient, or why there is none."""
-    if row.peer_value is None:
+    if row.peer_reason:
         return row.peer_reason if len(row.peer_reason) <= PEER_WIDTH else "error"
-    return f"{_number(row.peer_value.error)} {_number(row.peer_grad.error):>8}"
+    value, grad = row.quantities["value"].peer, _gradient(row, "peer")
+    return " ".join(f"{_number(c.error) if c else '':>8}" for c in (value, grad)).strip()
 
 
 def summary(rows, not_run, environment):
@@ -65,12 +76,22 @@ def summary(rows, not_run, environment):
     refusals = Counter(row.reason for row in rows if row.verdict == REFUSED)
     peerless = Counter(row.peer_reason for row in rows if row.peer_reason)
     near_ties = max(row.near_ties for row in rows)
+    uncounted = Counter(
+        name
+        for row in rows
+        for name, q in row.quantities.items()
+        if q.peer is not None and not q.counted
+    )
     lines = [
         f"{len(rows)} rows: {verdicts[PASS]} pass, {verdicts[FAIL]} fail, "
         f"{verdicts[REFUSED]} refused",
         f"near ties: up to {near_ties:.1%} of the projected points of a row may change places",
         *(f"refused {n} times: {reason}" for reason, n in refusals.items()),
         *(f"without a peer {n} times: {reason}" for reason, n in peerless.items()),
+        *(
+            f"peer shown but not counted {n} times: {name} (docs/verification.md)"
+            for name, n in uncounted.items()
+        ),
         *(f"not run: {entry['what']}: {entry['reason']}" for entry in not_run),
         ", ".join(f"{name} {value}" for name, value in environment.items()),
     ]
@@ -79,23 +100,19 @@ def summary(rows, not_run, environment):
 
 def plain(row):
     """The row as an object for JSON."""
-    names = ("op", "impl", "dtype", "case", "settings", "shapes", "verdict", "reason", "near_ties")
-    return _finite(
-        {
-            **{name: getattr(row, name) for name in (*names, "peer_reason")},
-            "value": row.values | _judged(row.value, row.peer_value),
-            "gradient": row.grad_norms | _judged(row.grad, row.peer_grad),
-        }
-    )
+    fields = row._asdict()
+    fields["quantities"] = {name: _judged(q) for name, q in row.quantities.items()}
+    return _finite(fields)
 
 
-def _judged(own, peer):
-    """The fields of both comparisons, null where there is none."""
-    return {
+def _judged(quantity):
+    """The norms and fields of both comparisons, null where there is none."""
+    compared = {
         prefix + name: comparison and getattr(comparison, name)
-        for prefix, comparison in (("", own), ("peer_", peer))
+        for prefix, comparison in (("", quantity.formula), ("peer_", quantity.peer))
         for name in Comparison._fields
     }
+    return quantity.norms | compared | {"peer_counted": quantity.counted}
 
 
 def _finite(value):
