@@ -67,7 +67,7 @@ def sliced_wasserstein_with_info(
         control_variate: for p = 2, subtract the Gaussian approximation of the costs, of known mean
             over the sphere (see the module). Three coefficients are fitted to the L costs, which
             leaves a bias of order 1/L; directions must be uniform on the sphere, each by itself:
-            drawn ones are. Needs L > 4. docs/directions.md has measured cuts of the variance.
+            drawn ones are. Needs L > 4. docs/directions.md has measured cuts of the error.
         validate: check values too.
         impl: implementation.
 
@@ -122,6 +122,7 @@ def sliced_wasserstein_with_info(
     measures = _measures.Measures(
         name, -2, ("x", "y"), (x, y), (a, b), (x_lengths, y_lengths), False
     )
+    measures.include("projections", projections.shape[:-2])
     controls = _controls(measures, projections)
     coefficients, error = _regress(costs, controls.detach())
     value = value - (coefficients * controls.mean(-1)).sum(-1).to(value.dtype)
