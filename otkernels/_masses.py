@@ -2,6 +2,10 @@
 
 import torch
 
+# Levels of both sides that differ by less than this times N + M are one level: cumulated masses
+# round, each addition by up to half of 2.2e-16.
+COINCIDENT = 4e-16
+
 
 def flat(masses):
     """Masses (..., N) as (P, N); None stays None."""
@@ -29,7 +33,9 @@ def zero_grads(masses, needs):
 def mean_grads(sums, costs):
     """Sums (P, N) over the L rows of a problem as gradients of the mean of costs (..., L)."""
     *batch, n_rows = costs.shape
-    return [no_grad(costs) if t is None else (t / n_rows).reshape(*batch, -1) for t in sums]
+    return [
+        no_grad(costs) if t is None else (t / n_rows).reshape(*batch, t.shape[-1]) for t in sums
+    ]
 
 
 def no_grad(costs):

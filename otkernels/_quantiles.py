@@ -10,6 +10,8 @@ points of each side, and a mass. docs/math.md, "On the line".
 
 import torch
 
+from ._masses import COINCIDENT
+
 
 def line_cost(u, v, p, a=None, b=None):
     """W_p^p between rows u (..., N) and v (..., M).
@@ -96,10 +98,9 @@ def _moving_levels(u, v, levels_u, levels_v, p):
 
 
 def _levels_below(levels_u, levels_v):
-    """How many levels of v lie below each of u, and how many not above it."""
-    rank = torch.arange(levels_u.shape[-1], device=levels_u.device)
-    first, last = slice(len(rank)), slice(-len(rank), None)
-    # Of equal levels those of the first side come first.
-    for sides, of_u in (((levels_u, levels_v), first), ((levels_v, levels_u), last)):
-        place = torch.cat(sides, dim=-1).argsort(dim=-1, stable=True).argsort(dim=-1)
-        yield place[..., of_u] - rank
+    """How many levels of v lie below each of u, and how many not above it, up to rounding."""
+    n, m = levels_u.shape[-1], levels_v.shape[-1]
+    rank = torch.arange(n, device=levels_u.device)
+    for shift in (-COINCIDENT * (n + m), COINCIDENT * (n + m)):
+        both = torch.cat([levels_u + shift, levels_v], dim=-1)
+        yield both.argsort(dim=-1, stable=True).argsort(dim=-1)[..., :n] - rank

@@ -163,12 +163,19 @@ def cells_cases():
             name = f"cells {dtype} {label(constants)}"
             constants["BLOCK"] = cells.RANKS
             yield Case(name, cells._cells_kernel, pointers | values | levels, constants, 128)
-        for p in () if known_target else (1.5, 2.0):
+        if known_target:
+            continue
+        for p in (1.5, 2.0):
             constants = {"P": p, **keys, "BLOCK": cells.RANKS}
-            name = f"step {dtype} {label(constants)}"
-            yield Case(
-                name, cells._step_kernel, values | levels | {"step_ptr": "*fp64"}, constants, 128
-            )
+            name = f"potential {dtype} {label(constants)}"
+            constants["COINCIDENT"] = cells.COINCIDENT
+            pointers_of_it = {"from_u_ptr": pointers["from_u_ptr"], "potential_ptr": "*fp64"}
+            given = values | levels | pointers_of_it
+            yield Case(name, cells._potential_kernel, given, constants, 128)
+    for integer in ("*i32", "*i64"):
+        pointers = {"mass_ptr": "*fp64", "position_ptr": integer, "level_ptr": "*fp64"}
+        name = f"levels positions={integer}"
+        yield Case(name, cells._levels_kernel, pointers, {"BLOCK": cells.SUMMED}, 128)
 
 
 def cells_flags(known_target):

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import torch
 
+from otkernels._masses import COINCIDENT
 from otkernels._quantiles import uniform_cells
 
 from .rows import buffer, sort
@@ -237,10 +238,11 @@ def _potential(u, levels_u, v, levels_v, p):
     See ``_moving_levels`` of otkernels/_quantiles.py, of which this is the sum from each rank on.
     """
     potential = np.zeros(u.shape)
+    coincident = COINCIDENT * (u.shape[1] + v.shape[1])
     for row in range(len(u)):
         step = np.zeros(u.shape[1] - 1)
-        for side in ("left", "right"):
-            j = np.searchsorted(levels_v[row], levels_u[row, :-1], side)
+        for shift in (-coincident, coincident):
+            j = np.searchsorted(levels_v[row], levels_u[row, :-1] + shift)
             other = v[row].take(np.minimum(j, v.shape[1] - 1))
             step += np.abs(u[row, :-1] - other) ** p - np.abs(u[row, 1:] - other) ** p
         potential[row, :-1] = np.cumsum(step[::-1])[::-1] / 2

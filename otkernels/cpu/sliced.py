@@ -155,7 +155,9 @@ def _match_rows(rows, a, b, p, needs, mass_grads):
     cost = match(matching, *flat)
     for grad, potential in zip(mass_grads, potentials, strict=True):
         if grad is not None:
-            grad += torch.from_numpy(potential.reshape(problems, rows_each, -1).sum(1))
+            grad += torch.from_numpy(
+                potential.reshape(problems, rows_each, potential.shape[1]).sum(1)
+            )
     return cost * matching.unit, p * matching.unit
 
 

@@ -8,8 +8,11 @@ where masses are equal, float64 where they are given.
 For R row pairs of n and m, after the rows are sorted (``rows``): one launch for the cost and the
 gradient to u, one more for v. A launch reads n values of its own and about n + m of the other's,
 as many levels where they are given, and writes n slopes. A point walks over about 1 + m/n others,
-or as many as its mass covers: the work of a program is that of its heaviest point. Masses add
-library calls: three a side for the levels; their gradient is one launch and five calls a side.
+or as many as its mass covers: the work of a program is that of its heaviest point. Masses add one
+launch a side for the levels and one for their gradient.
+
+Sums along a row, levels and potentials, are taken by one program in a fixed order: torch's
+``cumsum`` on a GPU may give other bits on another run.
 """
 
 from typing import NamedTuple
@@ -18,12 +21,16 @@ import torch
 import triton
 import triton.language as tl
 
+from otkernels._masses import COINCIDENT
+
 from .match import _cost_and_slope
 from .rows import sorted_rows
 from .sort import key_to_float
 
 # Ranks that a program handles, with 4 warps: two a thread. Four spilled a few values on sm_100.
 RANKS = 256
+# Elements that the program of one row adds at a time, with 4 warps.
+SUMMED = 1024
 
 
 @triton.jit
@@ -50,12 +57,45 @@ def _value(ptr, at, mask, KEYS: tl.constexpr):
 
 
 @triton.jit
-def _nan_at_end(ptr, n, KEYS: tl.constexpr):
-    """0, or NaN if a sorted row has a NaN: even one without mass shall show."""
+def _nan_if_not_finite(ptr, n, KEYS: tl.constexpr):
+    """0, or NaN if a sorted row has an infinity or a NaN: even one without mass shall show."""
+    first = tl.load(ptr)
     last = tl.load(ptr + n - 1)
     if KEYS:
+        first = key_to_float(first)
         last = key_to_float(last)
-    return tl.where(last == last, 0.0, last)
+    return (first - first) + (last - last)
+
+
+@triton.jit(do_not_specialize=["n", "rows_each"])
+def _levels_kernel(
+    mass_ptr,  # (R / rows_each, n) float64, by position
+    position_ptr,  # (R, stride) the position in its row of each rank
+    level_ptr,  # (R, n) out: masses cumulated by rank, the last exactly 1
+    n,
+    rows_each,
+    stride,
+    BLOCK: tl.constexpr,
+):
+    """One program: the levels of one row."""
+    row = tl.program_id(0).to(tl.int64)
+    mass_ptr += row // rows_each * n
+    position_ptr += row * stride
+    level_ptr += row * n
+    total = tl.zeros((), tl.float64)
+    for start in range(0, n, BLOCK):
+        rank = start + tl.arange(0, BLOCK)
+        position = tl.load(position_ptr + rank, mask=rank < n, other=0)
+        mass = tl.load(mass_ptr + position, mask=rank < n, other=0.0)
+        tl.store(level_ptr + rank, total + tl.cumsum(mass, 0), mask=rank < n)
+        total += tl.sum(mass)
+    tl.debug_barrier()
+    last = tl.load(level_ptr + n - 1)
+    for start in range(0, n, BLOCK):
+        rank = start + tl.arange(0, BLOCK)
+        level = tl.load(level_ptr + rank, mask=rank < n, other=0.0)
+        tl.debug_barrier()  # all have read the last level before one of them writes there
+        tl.store(level_ptr + rank, level / last, mask=rank < n)
 
 
 @triton.jit(do_not_specialize=["n", "m", "rows_each", "v_each", "directions"])
@@ -128,7 +168,8 @@ def _cells_kernel(
         j += 1
         walking = walking & (end_v < end) & (j < size_v)
     if COST:
-        nan = _nan_at_end(u_ptr, size_u, U_KEYS) + _nan_at_end(v_ptr, size_v, V_KEYS)
+        nan = _nan_if_not_finite(u_ptr, size_u, U_KEYS)
+        nan += _nan_if_not_finite(v_ptr, size_v, V_KEYS)
         if LEVELS:
             # The last level is 1, or NaN if the masses are.
             nan += (tl.load(levels_u_ptr + n - 1) * tl.load(levels_v_ptr + m - 1) - 1).to(u.dtype)
@@ -139,12 +180,13 @@ def _cells_kernel(
 
 
 @triton.jit(do_not_specialize=["n", "m"])
-def _step_kernel(
+def _potential_kernel(
     u_ptr,  # (R, stride_u) values in order, or their keys
     v_ptr,  # (R, stride_v), the same
+    from_u_ptr,  # (R, stride_u) position in its row of each value
     levels_u_ptr,  # (R, n) cumulated masses in order
     levels_v_ptr,  # (R, m)
-    step_ptr,  # (R, n) out, by rank
+    potential_ptr,  # (R, n) out, by position
     n,
     m,
     stride_u,
@@ -152,29 +194,40 @@ def _step_kernel(
     P: tl.constexpr,
     U_KEYS: tl.constexpr,
     V_KEYS: tl.constexpr,
+    COINCIDENT: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
-    """One program: for BLOCK consecutive ranks, what the cost gains as the level behind one rises.
+    """One program: the derivative of the cost to the masses of one row, up to a constant.
 
-    ``_moving_levels`` of otkernels/_quantiles.py says why; potentials are sums of these steps.
+    A step is what the cost gains as the level behind a rank rises (``_moving_levels`` of
+    otkernels/_quantiles.py). The mass at a rank moves all levels from there on; less the constant
+    that is the sum of all, that is minus the steps before it.
     """
-    blocks = tl.cdiv(n, BLOCK)
-    row = (tl.program_id(0) // blocks).to(tl.int64)
-    rank = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0).to(tl.int64)
     u_ptr += row * stride_u
     v_ptr += row * stride_v
+    from_u_ptr += row * stride_u
+    levels_u_ptr += row * n
     levels_v_ptr += row * m
-    has_next = rank + 1 < n
-    here = _value(u_ptr, rank, has_next, U_KEYS)
-    after = _value(u_ptr, rank + 1, has_next, U_KEYS)
-    level = tl.load(levels_u_ptr + row * n + rank, mask=has_next, other=0.0)
-    step = tl.zeros((BLOCK,), here.dtype)
-    for either in tl.static_range(0, 2):
-        j = tl.minimum(_first_above(levels_v_ptr, level, m, either == 0), m - 1)
-        v = _value(v_ptr, j, has_next, V_KEYS)
-        step += _cost_and_slope(here - v, P)[0] - _cost_and_slope(after - v, P)[0]
-    step = tl.where(has_next, step.to(tl.float64) / 2, 0.0)
-    tl.store(step_ptr + row * n + rank, step, mask=rank < n)
+    potential_ptr += row * n
+    before = tl.zeros((), tl.float64)
+    for start in range(0, n, BLOCK):
+        rank = start + tl.arange(0, BLOCK)
+        has_next = rank + 1 < n
+        here = _value(u_ptr, rank, has_next, U_KEYS)
+        after = _value(u_ptr, rank + 1, has_next, U_KEYS)
+        level = tl.load(levels_u_ptr + rank, mask=has_next, other=0.0)
+        step = tl.zeros((BLOCK,), here.dtype)
+        for above in tl.static_range(0, 2):
+            near = level + (2 * above - 1) * COINCIDENT * (n + m)
+            j = tl.minimum(_first_above(levels_v_ptr, near, m, above == 0), m - 1)
+            v = _value(v_ptr, j, has_next, V_KEYS)
+            step += _cost_and_slope(here - v, P)[0] - _cost_and_slope(after - v, P)[0]
+        step = tl.where(has_next, step.to(tl.float64) / 2, 0.0)
+        potential = step - tl.cumsum(step, 0) - before
+        position = tl.load(from_u_ptr + rank, mask=rank < n, other=0)
+        tl.store(potential_ptr + position, potential, mask=rank < n)
+        before += tl.sum(step)
 
 
 # --- launchers ----------------------------------------------------------------------------------
@@ -189,8 +242,6 @@ class Side(NamedTuple):
     n: int
     levels: torch.Tensor | None = None
     """(R, n) float64."""
-    order: torch.Tensor | None = None
-    """(R, n) positions as int64, with levels."""
 
 
 def sorted_side(rows, need, masses=None, counts=None):
@@ -198,10 +249,18 @@ def sorted_side(rows, need, masses=None, counts=None):
     values, positions = sorted_rows(rows, need or masses is not None, counts)
     if masses is None:
         return Side(values, positions, rows.shape[1])
-    order = positions[:, : rows.shape[1]].long()
-    masses = masses.repeat_interleave(len(rows) // len(masses), 0)
-    levels = masses.gather(1, order).cumsum(1)
-    return Side(values, positions, rows.shape[1], levels / levels[:, -1:], order)
+    masses = masses.contiguous()
+    levels = torch.empty(rows.shape, dtype=torch.float64, device=rows.device)
+    _levels_kernel[(len(rows),)](
+        masses,
+        positions,
+        levels,
+        rows.shape[1],
+        len(rows) // len(masses),
+        positions.stride(0),
+        BLOCK=SUMMED,
+    )
+    return Side(values, positions, rows.shape[1], levels)
 
 
 def match_cells(sides, rows, directions, p, needs, counts=(None, None), mass_grads=(None, None)):
@@ -261,20 +320,21 @@ def _keys(u, v):
 
 def _potentials(u, v, p):
     """The derivative of each row's cost to the masses of u: (R, n), up to a constant a row."""
-    step = torch.empty(len(u.values), u.n, dtype=torch.float64, device=u.values.device)
-    _step_kernel[(len(u.values) * triton.cdiv(u.n, RANKS),)](
+    potential = torch.empty_like(u.levels)
+    _potential_kernel[(len(u.values),)](
         u.values,
         v.values,
+        u.positions,
         u.levels,
         v.levels,
-        step,
+        potential,
         u.n,
         v.n,
         u.values.stride(0),
         v.values.stride(0),
         P=p,
         **_keys(u, v),
+        COINCIDENT=COINCIDENT,
         BLOCK=RANKS,
     )
-    from_each_rank_on = step.flip(1).cumsum(1).flip(1)
-    return torch.empty_like(step).scatter_(1, u.order, from_each_rank_on)
+    return potential
