@@ -1,7 +1,8 @@
 """Argument checks, in one message format: ``<function>: <argument> must <condition>; got <value>``.
 
-Every check reads metadata only (type, shape, dtype, device), so it costs no synchronisation and
-also runs while torch.compile traces.
+Checks read metadata (type, shape, dtype, device), so they cost no synchronisation and also run
+while torch.compile traces. Those that read values say so: they are for ``validate=True``, and for
+lengths on the CPU.
 """
 
 import math
@@ -10,6 +11,7 @@ import numbers
 import torch
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 REDUCTIONS = ("none", "mean", "sum")
 IMPLS = ("torch", "cpu", "triton")
 
@@ -101,11 +103,8 @@ def lengths(function, argument, value, n, points, validate):
 
     Values are read where that makes nobody wait, and always with ``validate``.
     """
-    integer = isinstance(value, torch.Tensor) and not (
-        value.dtype.is_floating_point or value.dtype.is_complex or value.dtype == torch.bool
-    )
-    if not integer:
-        got = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+    got = value.dtype if isinstance(value, torch.Tensor) else type(value).__name__
+    if got not in INTEGERS:
         raise TypeError(message(function, argument, "be an integer tensor", got))
     same = value.device == points.device
     require(same, function, argument, f"be on the points' device {points.device}", value.device)
@@ -141,6 +140,18 @@ def exponent(function, p):
     """The exponent p: a finite number of at least 1."""
     ok = isinstance(p, numbers.Real) and not isinstance(p, bool) and math.isfinite(p) and p >= 1
     require(ok, function, "p", "be a finite number >= 1", repr(p))
+
+
+def generator(function, value, device):
+    """A torch.Generator of ``device``, or None."""
+    if value is None:
+        return
+    its = getattr(value, "device", None)
+    if its is None:
+        got = type(value).__name__
+        raise TypeError(message(function, "generator", "be a torch.Generator or None", got))
+    device = torch.empty(0, device=device).device  # "cuda" is the current one of the GPUs
+    require(its == device, function, "generator", f"be on device {device}", its)
 
 
 def positive_int(function, argument, value):

@@ -12,7 +12,6 @@ may change are integers, and bisection ends at the minimum itself. docs/spherica
 Points of a row are numbered 0 .. N - 1 in sorted order; number N is point 0 one turn further on.
 """
 
-import math
 from typing import NamedTuple
 
 import torch
@@ -92,8 +91,11 @@ def find_plan(u, v, a, b, p):
 
 
 def equal_levels(n, m, device):
-    """Levels of n and of m equal masses, out of the least common multiple of n and m."""
-    whole = math.lcm(n, m)
+    """Levels of n and of m equal masses, out of n if both are the same and n m if not.
+
+    Their least common multiple would do, but torch.compile does not trace it.
+    """
+    whole = n if n == m else n * m
     return [
         Levels(torch.arange(1, k + 1, device=device) * (whole // k), whole, whole // k)
         for k in (n, m)

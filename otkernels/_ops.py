@@ -11,6 +11,7 @@ import importlib.util
 import os
 
 import torch
+from torch.autograd import forward_ad
 
 from . import _check
 
@@ -118,6 +119,7 @@ def value_and_grad(op, tensors, *args):
     Returns:
         (value, details): details is a tuple, without gradients.
     """
+    _refuse_tangents(tensors)
     needs = [_needs_grad(t) for t in tensors]
     if not any(needs):
         value, *details = op(*tensors, *args, needs)[: -len(tensors)]
@@ -125,6 +127,17 @@ def value_and_grad(op, tensors, *args):
     value, *details = _ValueAndGrad.apply(op, args, needs, *tensors)[: -len(tensors)]
     # A copy, because backward needs the value: users may change theirs in place.
     return value.clone(), tuple(details)
+
+
+def _refuse_tangents(tensors):
+    """A raw operator would drop a forward-mode tangent, and the derivative would come out as 0."""
+    if forward_ad._current_level >= 0 and any(
+        t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors
+    ):
+        raise NotImplementedError(
+            "otkernels: impl='cpu' and impl='triton' have no forward-mode derivatives. "
+            "Use impl='torch'."
+        )
 
 
 def _needs_grad(tensor):

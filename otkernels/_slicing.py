@@ -3,11 +3,12 @@
 import torch
 
 from . import _check, _ops
-from .projections import sample_projections
+from .projections import METHODS, sample_projections
 
 
 def directions(function, x, projections, n_projections, method, generator, validate=False):
     """Directions (..., D, L) in the accumulation dtype: those given, checked, or drawn ones."""
+    _check.one_of(function, "method", method, METHODS)
     dtype = _ops.accumulation_dtype(x.dtype)
     if projections is None:
         _check.positive_int(function, "n_projections", n_projections)

@@ -52,11 +52,14 @@ class _Sliced(nn.Module):
         )
 
     def _apply(self, fn, recurse=True):
-        """Move the directions with the module but leave their dtype: ``half()`` would bend them."""
-        kept = self.projections
+        """Move directions with the module but leave their dtype: ``half()`` would bend them."""
+        kept = dict(self._buffers)
         super()._apply(fn, recurse)
-        if kept is not None:
-            self.projections = kept.to(self.projections.device)
+        for name, before in kept.items():
+            if before is not None and before.is_meta:  # ``to_empty``, which has values to come
+                setattr(self, name, torch.empty_like(getattr(self, name), dtype=before.dtype))
+            elif before is not None:
+                setattr(self, name, before.to(getattr(self, name).device))
         return self
 
     def resample_projections(self):
@@ -67,15 +70,16 @@ class _Sliced(nn.Module):
 
     def _options(self, *names):
         """These attributes and the ones that all functions take, by keyword."""
-        names = (*names, "n_projections", "method", "generator", "root", "reduction", "impl")
+        names += ("n_projections", "method", "generator", "root", "reduction", "validate", "impl")
         return {name: getattr(self, name) for name in names}
 
     def extra_repr(self):
         """See the class."""
+        (own,) = (cls for cls in type(self).__mro__ if _Sliced in cls.__bases__)  # no subclass's
         shown = []
-        for name, parameter in inspect.signature(type(self)).parameters.items():
+        for name, parameter in inspect.signature(own).parameters.items():
             value = getattr(self, name)
-            if name in ("n_projections", "p") or value is not parameter.default:
+            if name in ("n_projections", "p") or value != parameter.default:
                 shown.append(f"{name}={value!r}")
         return ", ".join(shown)
 
@@ -99,6 +103,7 @@ class SlicedWassersteinLoss(_Sliced):
         generator: source of the draws, on the device of the points; None is torch's global stream.
         root: return the p-th root.
         reduction: "mean" (default), "sum" or "none" over the leading axes.
+        validate: check values too, in every call; for a GPU that is a wait.
         impl: implementation; None picks the fastest.
 
     Shape: ``loss(x, y)`` takes (..., N, D) and (..., M, D) and, by keyword, weights ``a`` (..., N)
@@ -122,6 +127,7 @@ class SlicedWassersteinLoss(_Sliced):
         generator=None,
         root=False,
         reduction="mean",
+        validate=False,
         impl=None,
     ):
         super().__init__(
@@ -134,10 +140,13 @@ class SlicedWassersteinLoss(_Sliced):
             generator=generator,
             root=root,
             reduction=reduction,
+            validate=validate,
             impl=impl,
         )
-        one = slices is None or resample == "step"
         name = type(self).__name__
+        known = slices is None or callable(slices)
+        _check.require(known, name, "slices", "be a callable or None", type(slices).__name__)
+        one = slices is None or resample == "step"
         _check.require(one, name, "slices", "be None with kept directions", type(slices).__name__)
 
     def forward(self, x, y, *, a=None, b=None, x_lengths=None, y_lengths=None):
@@ -167,6 +176,7 @@ class SlicedWassersteinToNormalLoss(_Sliced):
         generator: source of the draws, on the device of the points; None is torch's global stream.
         root: return the square root.
         reduction: "mean" (default), "sum" or "none" over the leading axes.
+        validate: check values too, in every call; for a GPU that is a wait.
         impl: implementation; None picks the fastest.
 
     Shape: ``loss(x)`` takes (..., N, D) and, by keyword, ``x_lengths`` (...).
@@ -182,6 +192,7 @@ class SlicedWassersteinToNormalLoss(_Sliced):
         generator=None,
         root=False,
         reduction="mean",
+        validate=False,
         impl=None,
     ):
         super().__init__(
@@ -192,6 +203,7 @@ class SlicedWassersteinToNormalLoss(_Sliced):
             generator=generator,
             root=root,
             reduction=reduction,
+            validate=validate,
             impl=impl,
         )
 
@@ -219,6 +231,7 @@ class MaxSlicedWassersteinLoss(_Sliced):
         generator: source of the draws, on the device of the points; None is torch's global stream.
         root: return the p-th root.
         reduction: "mean" (default), "sum" or "none" over the leading axes.
+        validate: check values too, in every call; for a GPU that is a wait.
         impl: implementation; None picks the fastest.
 
     Shape: as :class:`SlicedWassersteinLoss`.
@@ -236,6 +249,7 @@ class MaxSlicedWassersteinLoss(_Sliced):
         generator=None,
         root=False,
         reduction="mean",
+        validate=False,
         impl=None,
     ):
         super().__init__(
@@ -248,6 +262,7 @@ class MaxSlicedWassersteinLoss(_Sliced):
             generator=generator,
             root=root,
             reduction=reduction,
+            validate=validate,
             impl=impl,
         )
         name = type(self).__name__
@@ -260,7 +275,7 @@ class MaxSlicedWassersteinLoss(_Sliced):
         value, self.direction = max_sliced_wasserstein(
             x,
             y,
-            start=self._start(x, y),
+            start=self._start(x, y, a, b, x_lengths, y_lengths),
             a=a,
             b=b,
             x_lengths=x_lengths,
@@ -270,9 +285,15 @@ class MaxSlicedWassersteinLoss(_Sliced):
         )
         return value
 
-    def _start(self, x, y):
+    def _start(self, x, y, a, b, x_lengths, y_lengths):
+        """The kept direction, if it has the batch of this call; else None."""
         kept = self.direction
-        if not self.warm_start or kept is None:
+        if not self.warm_start or kept is None or kept.device != x.device:
             return None
-        shape = (*torch.broadcast_shapes(x.shape[:-2], y.shape[:-2]), x.shape[-1])
-        return kept if kept.shape == shape and kept.device == x.device else None
+        given = ((x, 2), (y, 2), (a, 1), (b, 1), (x_lengths, 0), (y_lengths, 0))
+        shapes = (t.shape[: t.dim() - own] for t, own in given if t is not None)
+        try:
+            batch = torch.broadcast_shapes(*shapes)
+        except RuntimeError:
+            return None  # the function says what does not fit
+        return kept if kept.shape == (*batch, x.shape[-1]) else None

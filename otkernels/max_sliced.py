@@ -9,7 +9,7 @@ the one before.
 
 import torch
 
-from . import _check
+from . import _check, _ops
 from ._measures import Measures
 from ._slicing import directions, root_and_reduce
 from .sliced import estimate
@@ -101,7 +101,7 @@ def max_sliced_wasserstein(
     options = {
         "p": p,
         "n_projections": None,
-        "method": None,
+        "method": method,
         "x_lengths": x_lengths,
         "y_lengths": y_lengths,
         "generator": None,
@@ -116,10 +116,11 @@ def max_sliced_wasserstein(
         value, each = estimate(name, x, y, projections=theta, a=a, b=b, **options)
         return value.sum() * each.shape[-1], each
 
-    with torch.no_grad():
+    with torch.no_grad(), _ops.without_autocast(x.device):
         pair, weights = tuple(fixed[:2]), tuple(fixed[2:])
         lengths = x_lengths, y_lengths
         measures = Measures(name, -2, ("x", "y"), pair, weights, lengths, validate)
+        measures.include("projections", theta.shape[:-2])
         theta = _candidates(measures, theta.detach(), start)
         each = costs(theta)[1]
         theta, best = _top(theta, each, n_starts)
@@ -138,8 +139,7 @@ def _candidates(measures, theta, start):
         _check_start(measures, start)
         found.append(start)
     found = [theta, *(f.detach().to(theta.dtype).unsqueeze(-1) for f in found)]
-    batch = torch.broadcast_shapes(measures.batch, theta.shape[:-2])
-    unit = _unit(torch.cat([f.expand(*batch, -1, -1) for f in found], dim=-1))
+    unit = _unit(torch.cat([f.expand(*measures.batch, -1, -1) for f in found], dim=-1))
     # Where means coincide, say, there is no direction: another stands in for it.
     return torch.where((unit == 0).all(-2, keepdim=True), unit[..., :1], unit)
 

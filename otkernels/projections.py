@@ -61,10 +61,8 @@ def sample_projections(d, n, *, method="gaussian", generator=None, device=None, 
     _check.require(ok, name, "dtype", "be float32 or float64", dtype)
     device = torch.get_default_device() if device is None else torch.device(device)
     options = {"device": device}
+    _check.generator(name, generator, device)
     if generator is not None:  # torch refuses generator=None with sizes that torch.compile varies
-        device = torch.empty(0, device=device).device  # "cuda" is the current one of the GPUs
-        same = generator.device == device
-        _check.require(same, name, "generator", f"be on device {device}", generator.device)
         options["generator"] = generator
     if method == "sobol":
         most = SobolEngine.MAXDIM

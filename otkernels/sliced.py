@@ -113,9 +113,10 @@ def estimate(
     _check.exponent(function, p)
     measures = Measures(function, -2, ("x", "y"), (x, y), (a, b), (x_lengths, y_lengths), validate)
     impl = _ops.choose_impl(function, impl, x.device)
+    # What the caller's slices compute in is up to the caller.
+    sets = _slices(measures, projections) if callable(projections) else None
     with _ops.without_autocast(x.device):
-        if callable(projections):
-            sets = _slices(measures, projections)
+        if sets is not None:
             projections = None
         else:
             projections = directions(

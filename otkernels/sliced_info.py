@@ -97,6 +97,10 @@ def sliced_wasserstein_with_info(
         _check.require(tensor, name, "projections", condition, type(projections).__name__)
     if not callable(projections):
         projections = directions(name, x, projections, n_projections, method, generator, validate)
+    if control_variate:
+        n_directions = projections.shape[-1]
+        condition = "have L > 4 for a control variate"
+        _check.require(n_directions > 4, name, "projections", condition, n_directions)
     value, costs = estimate(
         name,
         x,
@@ -113,12 +117,10 @@ def sliced_wasserstein_with_info(
         validate=validate,
         impl=impl,
     )
-    n_directions = costs.shape[-1]
     if not control_variate:
+        n_directions = costs.shape[-1]
         error = costs.std(-1) if n_directions > 1 else torch.full_like(value.detach(), torch.nan)
         return SlicedWassersteinInfo(value, costs, error / n_directions**0.5)
-    enough = n_directions > 4
-    _check.require(enough, name, "projections", "have L > 4 for a control variate", n_directions)
     measures = _measures.Measures(
         name, -2, ("x", "y"), (x, y), (a, b), (x_lengths, y_lengths), False
     )

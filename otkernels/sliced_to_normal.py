@@ -82,7 +82,8 @@ def sliced_wasserstein_to_normal(
             padding, of any content. None is all.
         generator: source of the drawn directions, on x's device; None is torch's global stream.
         root: return the square root of the mean.
-        reduction: "none", "mean" or "sum" over the leading axes.
+        reduction: "none", "mean" or "sum" over the leading axes. There are no weights: for those
+            use :func:`otkernels.sliced_wasserstein` with samples of the prior.
         validate: check values too, which waits for a GPU: points finite, lengths in range.
         impl: "torch", "cpu" or "triton"; None picks "triton" on a GPU and "cpu" on the CPU.
 

@@ -204,9 +204,7 @@ def sample_great_circles(d, n, *, generator=None, device=None, dtype=None):
     ok = dtype in (torch.float32, torch.float64)
     _check.require(ok, name, "dtype", "be float32 or float64", dtype)
     device = torch.get_default_device() if device is None else torch.device(device)
-    if generator is not None:
-        same = generator.device.type == device.type
-        _check.require(same, name, "generator", f"be on device {device}", generator.device)
+    _check.generator(name, generator, device)
     normal = torch.randn(n, d, 2, generator=generator, device=device, dtype=dtype)
     return torch.linalg.qr(normal).Q
 

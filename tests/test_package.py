@@ -23,7 +23,7 @@ LAYERS = {
     "sliced": {"_check", "_masses", "_measures", "_ops", "_quantiles", "_slicing"},
     "sliced_to_normal": {"_check", "_masses", "_measures", "_ops", "_quantiles", "_slicing"},
     "sliced_info": {"_check", "_measures", "_slicing", "sliced"},
-    "max_sliced": {"_check", "_measures", "_slicing", "sliced"},
+    "max_sliced": {"_check", "_measures", "_ops", "_slicing", "sliced"},
     "_circle": {"_quantiles"},
     "spherical": {"_check", "_circle", "_measures", "_ops", "_slicing"},
     "compat.__init__": set(),

@@ -528,6 +528,22 @@ def test_second_derivatives_to_anything_are_refused(impl, device):
             torch.autograd.grad(grad.sum(), variable, retain_graph=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, in jvp
+@pytest.mark.parametrize("impl", FAST)
+def test_forward_mode_is_refused(impl, device):
+    """A raw operator has no tangent to give, and none would read as a derivative of 0."""
+    x, y, theta = problem(4, 2, 1, device=device)
+
+    def cost(x, impl=impl):
+        return sliced_wasserstein(x, y, projections=theta, impl=impl)
+
+    with pytest.raises(NotImplementedError, match="Use impl='torch'"):
+        torch.func.jvp(cost, (x,), (torch.ones_like(x),))
+    _, tangent = torch.func.jvp(lambda x: cost(x, "torch"), (x,), (torch.ones_like(x),))
+    _, grad = value_and_grads(cost, x)
+    torch.testing.assert_close(tangent, grad.sum())
+
+
 def test_compile_draws_directions_and_the_line():
     torch._dynamo.reset()
     compiled = torch.compile(
