@@ -260,7 +260,6 @@ def test_the_direction_moves_with_the_module_but_is_not_saved():
     assert loss(x, y).isfinite()
 
 
-@pytest.mark.xfail(strict=True, reason="the shape is taken from the clouds alone")
 def test_warm_start_of_a_batch_that_weights_give():
     x, y, a = torch.randn(30, 5), torch.randn(30, 5), torch.ones(2, 30)
     x, y = x - x.mean(0), y - y.mean(0)
