@@ -77,8 +77,10 @@ def max_sliced_wasserstein(
         (...) tensor, or () after a reduction; with ``return_direction`` a pair of it and the unit
         direction (..., D) of each problem, in the accumulation dtype and without gradient.
 
-    Gradients: x, y, a and b, at the direction found, which is constant (Danskin's theorem: where
-        the maximum is unique, that is the gradient of the maximum).
+    Gradients: x, y, a and b, at the direction found, which is constant (Danskin's theorem: that is
+        the gradient of the maximum where it is unique and no two projected points of a cloud
+        coincide there; on such a tie, where small clouds often have their maximum, it is that of
+        one of the plans that meet).
 
     Raises:
         ValueError: as :func:`otkernels.sliced_wasserstein`; n_starts < 1, n_steps < 0.
@@ -140,8 +142,12 @@ def _candidates(measures, theta, start):
         found.append(start)
     found = [theta, *(f.detach().to(theta.dtype).unsqueeze(-1) for f in found)]
     unit = _unit(torch.cat([f.expand(*measures.batch, -1, -1) for f in found], dim=-1))
-    # Where means coincide, say, there is no direction: another stands in for it.
-    return torch.where((unit == 0).all(-2, keepdim=True), unit[..., :1], unit)
+    # Where means coincide, say, there is no direction: the first of theta stands in for it, or the
+    # first axis if that is none either.
+    axis = torch.eye(unit.shape[-2], 1, dtype=unit.dtype, device=unit.device)
+    for stand_in in (unit[..., :1], axis):
+        unit = torch.where((unit == 0).all(-2, keepdim=True), stand_in, unit)
+    return unit
 
 
 def _check_start(measures, start):

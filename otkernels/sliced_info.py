@@ -7,8 +7,9 @@ quadratic forms of the direction,
 
     q_1 = (theta . (mean_x - mean_y))^2,  q_2 = theta^T cov_x theta,  q_3 = theta^T cov_y theta,
 
-each of known mean over the sphere, trace / D. Their combination nearest to the costs, by least
-squares, is subtracted and its known mean is added back.
+each of known mean over the sphere, trace / D. A cost is exactly q_1 plus that of the centred
+clouds, so q_1 is subtracted as it is; of the others, the combination nearest to the rest by least
+squares. Their known means are added back.
 """
 
 from typing import NamedTuple
@@ -65,9 +66,9 @@ def sliced_wasserstein_with_info(
         y_lengths: (...) the same for y.
         generator: source of the drawn directions.
         control_variate: for p = 2, subtract the Gaussian approximation of the costs, of known mean
-            over the sphere (see the module). Three coefficients are fitted to the L costs, which
+            over the sphere (see the module). Two coefficients are fitted to the L costs, which
             leaves a bias of order 1/L; directions must be uniform on the sphere, each by itself:
-            drawn ones are. Needs L > 4. docs/directions.md has measured cuts of the error.
+            drawn ones are. Needs L > 3. docs/directions.md has measured cuts of the error.
         validate: check values too.
         impl: implementation.
 
@@ -81,7 +82,7 @@ def sliced_wasserstein_with_info(
 
     Raises:
         ValueError: as :func:`otkernels.sliced_wasserstein`; control_variate with another p than 2,
-            with a callable or with less than 5 directions.
+            with a callable or with less than 4 directions.
         TypeError: not a floating tensor; lengths that are no integers.
 
     >>> info = sliced_wasserstein_with_info(torch.zeros(4, 2), torch.ones(4, 2))
@@ -99,8 +100,8 @@ def sliced_wasserstein_with_info(
         projections = directions(name, x, projections, n_projections, method, generator, validate)
     if control_variate:
         n_directions = projections.shape[-1]
-        condition = "have L > 4 for a control variate"
-        _check.require(n_directions > 4, name, "projections", condition, n_directions)
+        condition = "have L > 3 for a control variate"
+        _check.require(n_directions > 3, name, "projections", condition, n_directions)
     value, costs = estimate(
         name,
         x,
@@ -126,8 +127,10 @@ def sliced_wasserstein_with_info(
     )
     measures.include("projections", projections.shape[:-2])
     controls = _controls(measures, projections)
-    coefficients, error = _regress(costs, controls.detach())
-    value = value - (coefficients * controls.mean(-1)).sum(-1).to(value.dtype)
+    shift, others = controls[..., 0, :], controls[..., 1:, :]
+    coefficients, error = _regress(costs - shift.detach(), others.detach())
+    known = shift.mean(-1) + (coefficients * others.mean(-1)).sum(-1)
+    value = value - known.to(value.dtype)
     return SlicedWassersteinInfo(value, costs, error.to(costs.dtype))
 
 

@@ -114,12 +114,12 @@ def sliced_wasserstein_to_normal(
     n, batch = x.shape[-2], x.shape[:-2]
     theta = directions(name, x, projections, n_projections, method, generator, validate)
     batch = _check.broadcastable(name, "projections", theta.shape[:-2], batch, "x's")
-    if validate:
-        _check.finite(name, "x", x)
     if x_lengths is not None:
         _check.lengths(name, "x_lengths", x_lengths, n, x, validate)
         batch = _check.broadcastable(name, "x_lengths", x_lengths.shape, batch, "x's")
         x = _measures.without_padding(x, x_lengths, -2)
+    if validate:
+        _check.finite(name, "x", x)
     impl = _ops.choose_impl(name, impl, x.device)
     x, theta = x.expand(*batch, *x.shape[-2:]), theta.expand(*batch, *theta.shape[-2:])
     with _ops.without_autocast(x.device):

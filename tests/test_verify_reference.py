@@ -207,7 +207,7 @@ def test_the_fit_by_difference_quotients_with_its_coefficients_held(monkeypatch)
     def with_fixed_coefficients(**arrays):
         solved = monte_carlo.with_info(**arrays, rounding=EXACT, p=2)
         forms = monte_carlo._Forms(*(arrays[name] for name in "xyab"))
-        control = np.mean(forms.values(arrays["projections"]), axis=0) @ held[0][0][1:]
+        control = np.mean(forms.values(arrays["projections"]), axis=0) @ [1.0, *held[0][0][1:]]
         solved.result["value"] = solved.result["value"] - control
         return solved
 

@@ -11,7 +11,7 @@ __all__ = ["expected_translation", "mean_over_the_circle", "with_control_variate
 
 STANDARD_ERRORS = 5
 ANGLES = 4000
-# In the plane the forms are dependent, up to the rounding of the directions.
+# Forms may be dependent, up to the rounding of the directions: with equal covariances, for one.
 RANK = 1e-6
 
 
@@ -28,30 +28,34 @@ def with_info(x, y, projections, rounding, *, p, a=None, b=None):
 
 
 def with_control_variate(x, y, projections, rounding, *, p, a=None, b=None):
-    """The intercept of a least-squares fit of the costs by three quadratic forms of zero mean."""
+    """Costs less one quadratic form of zero mean: the intercept of their fit by two more."""
     solved = with_info(x, y, projections, rounding, p=p, a=a, b=b)
     result, slack = solved.result, solved.slack
     forms = _Forms(x, y, a, b)
-    design = np.column_stack([np.ones(projections.shape[1]), *forms.values(projections).T])
-    fit, _, rank, singular = np.linalg.lstsq(design, result["costs"], rcond=RANK)
+    of_shift, *others = forms.values(projections).T
+    design = np.column_stack([np.ones(projections.shape[1]), *others])
+    rest = result["costs"] - of_shift
+    fit, _, rank, singular = np.linalg.lstsq(design, rest, rcond=RANK)
     inverse = np.linalg.pinv(design, rcond=RANK)
-    left = result["costs"] - design @ fit
-    freedom = len(left) - 4
+    left = rest - design @ fit
+    freedom = len(left) - 3
     lever = np.linalg.norm(inverse[0])
     # Backward stability of the fit: its solution is as good as the costs times the condition.
     condition = singular[0] / singular[rank - 1]
-    unsure = slack["costs"] + np.sqrt(len(left)) * EPS64 * condition * np.abs(result["costs"])
+    size = np.abs(result["costs"]) + np.abs(of_shift)
+    unsure = slack["costs"] + np.sqrt(len(left)) * EPS64 * condition * size
     result["value"] = fit[0]
     slack["value"] += np.abs(inverse[0]) @ unsure
     result["standard_error"] = np.linalg.norm(left) / np.sqrt(freedom) * lever
     slack["standard_error"] = np.linalg.norm(unsure) * lever / np.sqrt(freedom) + rounding.of_sum(
         len(left), result["standard_error"]
     )
-    moved = np.abs(inverse[1:]) @ unsure
+    coefficients = np.concatenate([[1.0], fit[1:]])
+    moved = np.concatenate([[0.0], np.abs(inverse[1:]) @ unsure])
     for name, parts in forms.gradients(projections).items():
-        part = np.tensordot(fit[1:], parts, 1)
+        part = np.tensordot(coefficients, parts, 1)
         result[f"grad {name}"] = result[f"grad {name}"] - part
-        size = np.tensordot(np.abs(fit[1:]), np.abs(parts), 1)
+        size = np.tensordot(np.abs(coefficients), np.abs(parts), 1)
         slack[f"grad {name}"] = (
             slack[f"grad {name}"]
             + np.tensordot(moved, np.abs(parts), 1)
@@ -119,8 +123,9 @@ def mean_over_the_circle(x, y, projections, rounding, *, p, draws):
 
 def _fitted(x, y, theta, p):
     costs = np.mean(np.abs(np.sort(x @ theta, axis=0) - np.sort(y @ theta, axis=0)) ** p, axis=0)
-    forms = _Forms(x, y, None, None).values(theta)
-    return np.linalg.lstsq(np.column_stack([np.ones(len(forms)), forms]), costs, rcond=RANK)[0][0]
+    of_shift, *others = _Forms(x, y, None, None).values(theta).T
+    design = np.column_stack([np.ones(len(costs)), *others])
+    return np.linalg.lstsq(design, costs - of_shift, rcond=RANK)[0][0]
 
 
 def expected_translation(x, y, rounding, *, p, n_projections, method):
