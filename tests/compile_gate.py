@@ -44,8 +44,11 @@ class Case:
     ``aligned`` names the integers that are multiples of 16, which a launch tells the compiler.
     """
 
-    def __init__(self, name, kernel, pointers, constants, threads, precision=None, aligned=()):
+    def __init__(
+        self, name, kernel, pointers, constants, threads, precision=None, aligned=(), options=None
+    ):
         self.aligned = aligned
+        self.options = options or {}
         self.name = name
         self.kernel = kernel
         self.pointers = pointers
@@ -74,7 +77,7 @@ class Case:
         )
         options = {"num_warps": max(1, self.threads // target.warp_size)}
         if not hip:
-            options |= rows.launch_options(self.threads)
+            options |= rows.launch_options(self.threads) | self.options
         return triton.compile(source, target=target, options=options)
 
 
@@ -157,12 +160,14 @@ def cells_cases():
         values["v_ptr"] = "*i32" if v_keys else POINTERS[dtype]
         levels = dict.fromkeys(("levels_u_ptr", "levels_v_ptr"), "*fp64")
         known_target = u_keys and not v_keys
+        limit = cells.register_limit(dtype)
         keys = {"U_KEYS": u_keys, "V_KEYS": v_keys}
         for flags in cells_flags(known_target):
             constants = {**keys, **flags}
             name = f"cells {dtype} {label(constants)}"
             constants["BLOCK"] = cells.RANKS
-            yield Case(name, cells._cells_kernel, pointers | values | levels, constants, 128)
+            given = pointers | values | levels
+            yield Case(name, cells._cells_kernel, given, constants, 128, options=limit)
         if known_target:
             continue
         for p in (1.5, 2.0):
@@ -171,7 +176,7 @@ def cells_cases():
             constants["COINCIDENT"] = cells.COINCIDENT
             pointers_of_it = {"from_u_ptr": pointers["from_u_ptr"], "potential_ptr": "*fp64"}
             given = values | levels | pointers_of_it
-            yield Case(name, cells._potential_kernel, given, constants, 128)
+            yield Case(name, cells._potential_kernel, given, constants, 128, options=limit)
     for integer in ("*i32", "*i64"):
         pointers = {"mass_ptr": "*fp64", "position_ptr": integer, "level_ptr": "*fp64"}
         name = f"levels positions={integer}"
