@@ -84,10 +84,16 @@ def _cells(k):
     return total + k["COST"] * _size(k["part_ptr"])
 
 
-def _step(k):
+def _levels(k):
+    positions = len(k["level_ptr"]) * k["n"] * k["position_ptr"].itemsize
+    # Levels are written, read, and written again divided by the last: the second time in cache.
+    return _size(k["mass_ptr"]) + positions + 2 * _size(k["level_ptr"])
+
+
+def _potential(k):
     u, v = k["u_ptr"], k["v_ptr"]
-    values = len(u) * (k["n"] * u.itemsize + k["m"] * v.itemsize)
-    return values + sum(_size(k[f"{name}_ptr"]) for name in ("levels_u", "levels_v", "step"))
+    values = len(u) * (k["n"] * (u.itemsize + k["from_u_ptr"].itemsize) + k["m"] * v.itemsize)
+    return values + sum(_size(k[f"{name}_ptr"]) for name in ("levels_u", "levels_v", "potential"))
 
 
 BYTES = {
@@ -98,7 +104,8 @@ BYTES = {
     "_merge_match_kernel": _merge_match,
     "_rank_match_kernel": _rank_match,
     "_cells_kernel": _cells,
-    "_step_kernel": _step,
+    "_levels_kernel": _levels,
+    "_potential_kernel": _potential,
 }
 
 

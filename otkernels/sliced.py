@@ -188,6 +188,7 @@ def wasserstein_1d(
         TypeError: not a floating tensor; lengths that are no integers.
         NotImplementedError: a second derivative of "cpu" or "triton".
 
+    >>> import torch
     >>> wasserstein_1d(torch.tensor([0.0, 2.0]), torch.tensor([3.0, 1.0])).item()
     1.0
     """
@@ -267,6 +268,7 @@ def sliced_wasserstein(
     Cost: O(B L N (D + log N)) time; memory for one chunk of directions at a time with "cpu" and
         "triton", for all L with "torch".
 
+    >>> import torch
     >>> sliced_wasserstein(torch.zeros(4, 2), torch.ones(4, 2), projections=torch.eye(2)).item()
     1.0
     """

@@ -100,7 +100,7 @@ def test_gradients_to_masses_are_counted(touched):
     found = launches.record(
         lambda: sliced.sliced(x, y, theta, a.double(), b.double(), None, None, 2.0, needs), True
     )
-    assert names(found)[-2:] == ["_step_kernel"] * 2
+    assert names(found)[-2:] == ["_potential_kernel"] * 2
     stated = [launch.bytes for launch in found if launch.triton]
     moved = [sum(size for kind in one.values() for _, size in kind) for one in touched]
     assert moved[:-2] == stated[:-2]
