@@ -232,6 +232,7 @@ def draw(lines, path):
             _panel(axes, select(lines, kind="error", pair=pair, D=d))
             axes.set_title(f"{title}, D = {d}", fontsize=9)
         row[0].set_ylabel("relative error, bar: one standard error")
+        row[0].legend(fontsize=8)  # the other panels have points where a legend would go
     for axes in rows[-1]:
         axes.set_xlabel("directions, L")
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -256,7 +257,6 @@ def _panel(axes, lines):
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [str(n) for n in sizes])
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
 
 
 def tables(lines):
