@@ -70,7 +70,7 @@ class Measures:
 
         Padding has mass 0.
         """
-        if not any(t is not None for t in (*self.weights, *self.lengths)):
+        if not _any(*self.weights, *self.lengths):
             return None, None
         return self._mass(0), self._mass(1)
 
@@ -91,7 +91,7 @@ class Measures:
 
         Fast forms take these, if they can, instead of masses of 0.
         """
-        if self.lengths == (None, None) or self.weights != (None, None):
+        if _any(*self.weights) or not _any(*self.lengths):
             return None, None
         device = self.given[0].device
         return tuple(
@@ -107,6 +107,10 @@ class Measures:
             if lengths is not None:
                 value = nan_out_of_range(value, n, lengths)
         return value
+
+
+def _any(*tensors):
+    return any(t is not None for t in tensors)
 
 
 def normalised(weights):

@@ -1,9 +1,17 @@
-"""What the sliced losses share: directions as they come in, the value as it goes out."""
+"""What the sliced losses share: clouds and directions as they come in, the value as it goes out."""
 
 import torch
 
 from . import _check, _ops
+from ._measures import Measures
 from .projections import METHODS, sample_projections
+
+
+def clouds(function, x, y, p, weights, lengths, validate=False):
+    """The :class:`Measures` of two clouds; checks them and the exponent p."""
+    _check.clouds(function, x, y)
+    _check.exponent(function, p)
+    return Measures(function, -2, ("x", "y"), (x, y), weights, lengths, validate)
 
 
 def directions(function, x, projections, n_projections, method, generator, validate=False):
@@ -12,14 +20,9 @@ def directions(function, x, projections, n_projections, method, generator, valid
     dtype = _ops.accumulation_dtype(x.dtype)
     if projections is None:
         _check.positive_int(function, "n_projections", n_projections)
-        return sample_projections(
-            x.shape[-1],
-            n_projections,
-            method=method,
-            generator=generator,
-            device=x.device,
-            dtype=dtype,
-        )
+        options = {"method": method, "generator": generator, "device": x.device, "dtype": dtype}
+        with _ops.without_autocast(x.device):
+            return sample_projections(x.shape[-1], n_projections, **options)
     _check.floating(function, "projections", projections)
     shape, d = tuple(projections.shape), x.shape[-1]
     ok = len(shape) >= 2 and shape[-2] == d and shape[-1] > 0

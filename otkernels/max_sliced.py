@@ -10,8 +10,7 @@ the one before.
 import torch
 
 from . import _check, _ops
-from ._measures import Measures
-from ._slicing import directions, root_and_reduce
+from ._slicing import clouds, directions, root_and_reduce
 from .sliced import estimate
 
 __all__ = ["max_sliced_wasserstein"]
@@ -95,40 +94,28 @@ def max_sliced_wasserstein(
     2.0
     """
     name = "max_sliced_wasserstein"
-    _check.clouds(name, x, y)
     _check.one_of(name, "reduction", reduction, _check.REDUCTIONS)
     _check.positive_int(name, "n_starts", n_starts)
     _check.not_negative_int(name, "n_steps", n_steps)
+    weights, lengths = (a, b), (x_lengths, y_lengths)
+    measures = clouds(name, x, y, p, weights, lengths, validate)
     theta = directions(name, x, projections, n_projections, method, generator, validate)
-    options = {
-        "p": p,
-        "n_projections": None,
-        "method": method,
-        "x_lengths": x_lengths,
-        "y_lengths": y_lengths,
-        "generator": None,
-        "validate": False,
-        "impl": impl,
-    }
-    fixed = [None if t is None else t.detach() for t in (x, y, a, b)]
-
-    def costs(theta):
-        """The sum of all costs, and each of them (..., L)."""
-        x, y, a, b = fixed
-        value, each = estimate(name, x, y, projections=theta, a=a, b=b, **options)
-        return value.sum() * each.shape[-1], each
-
     with torch.no_grad(), _ops.without_autocast(x.device):
-        pair, weights = tuple(fixed[:2]), tuple(fixed[2:])
-        lengths = x_lengths, y_lengths
-        measures = Measures(name, -2, ("x", "y"), pair, weights, lengths, validate)
-        measures.include("projections", theta.shape[:-2])
-        theta = _candidates(measures, theta.detach(), start)
+        weights = tuple(None if t is None else t.detach() for t in weights)
+        fixed = clouds(name, x.detach(), y.detach(), p, weights, lengths)
+
+        def costs(theta):
+            """The sum of all costs, and each of them (..., L)."""
+            value, each = estimate(fixed, theta, p, impl)
+            return value.sum() * each.shape[-1], each
+
+        fixed.include("projections", theta.shape[:-2])
+        theta = _candidates(fixed, theta.detach(), start)
         each = costs(theta)[1]
         theta, best = _top(theta, each, n_starts)
         theta, best = _climb(costs, theta, best, n_steps)
         theta, _ = _top(theta, best, 1)
-    value, _ = estimate(name, x, y, projections=theta, a=a, b=b, **options)
+    value, _ = estimate(measures, theta, p, impl)
     value = root_and_reduce(value, p, root, reduction)
     return (value, theta[..., 0]) if return_direction else value
 

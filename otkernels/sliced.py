@@ -12,7 +12,7 @@ from . import _check, _ops
 from ._masses import no_grad
 from ._measures import Measures, without_padding
 from ._quantiles import line_cost
-from ._slicing import directions, nan_everywhere, root_and_reduce
+from ._slicing import clouds, directions, nan_everywhere, root_and_reduce
 
 __all__ = ["sliced_wasserstein", "wasserstein_1d"]
 
@@ -88,43 +88,21 @@ def _cost(measures, sets, projections, p, impl):
     return measures.nan_out_of_range(value), costs
 
 
-def estimate(
-    function,
-    x,
-    y,
-    *,
-    p,
-    n_projections,
-    projections,
-    method,
-    a,
-    b,
-    x_lengths,
-    y_lengths,
-    generator,
-    validate,
-    impl,
-):
-    """Value (...) and, without gradient, costs (..., L) of a call of the public ``function``.
+def estimate(measures, projections, p, impl):
+    """Value (*batch) and, without gradient, costs (*batch, L) between checked clouds.
 
-    See :func:`sliced_wasserstein` for the arguments.
+    ``projections`` is what :func:`otkernels._slicing.directions` returns, or a callable.
     """
-    _check.clouds(function, x, y)
-    _check.exponent(function, p)
-    measures = Measures(function, -2, ("x", "y"), (x, y), (a, b), (x_lengths, y_lengths), validate)
-    impl = _ops.choose_impl(function, impl, x.device)
-    # What the caller's slices compute in is up to the caller.
-    sets = _slices(measures, projections) if callable(projections) else None
-    with _ops.without_autocast(x.device):
-        if sets is not None:
-            projections = None
-        else:
-            projections = directions(
-                function, x, projections, n_projections, method, generator, validate
-            )
-            measures.include("projections", projections.shape[:-2])
-            projections = projections.expand(*measures.batch, -1, -1)
-            sets = tuple(measures.point_sets())
+    device = measures.given[0].device
+    impl = _ops.choose_impl(measures.function, impl, device)
+    if callable(projections):
+        sets = _slices(measures, projections)  # computed in whatever the caller's autocast says
+        projections = None
+    else:
+        measures.include("projections", projections.shape[:-2])
+        projections = projections.expand(*measures.batch, -1, -1)
+        sets = tuple(measures.point_sets())
+    with _ops.without_autocast(device):
         return _cost(measures, sets, projections, float(p), impl)
 
 
@@ -274,20 +252,8 @@ def sliced_wasserstein(
     """
     name = "sliced_wasserstein"
     _check.one_of(name, "reduction", reduction, _check.REDUCTIONS)
-    value, _ = estimate(
-        name,
-        x,
-        y,
-        p=p,
-        n_projections=n_projections,
-        projections=projections,
-        method=method,
-        a=a,
-        b=b,
-        x_lengths=x_lengths,
-        y_lengths=y_lengths,
-        generator=generator,
-        validate=validate,
-        impl=impl,
-    )
+    measures = clouds(name, x, y, p, (a, b), (x_lengths, y_lengths), validate)
+    if not callable(projections):
+        projections = directions(name, x, projections, n_projections, method, generator, validate)
+    value, _ = estimate(measures, projections, p, impl)
     return root_and_reduce(value, p, root, reduction)

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 import torch
 
-from . import _check, _measures
-from ._slicing import directions
+from . import _check
+from ._slicing import clouds, directions
 from .sliced import estimate
 
 __all__ = ["SlicedWassersteinInfo", "sliced_wasserstein_with_info"]
@@ -90,7 +90,7 @@ def sliced_wasserstein_with_info(
     torch.Size([128])
     """
     name = "sliced_wasserstein_with_info"
-    _check.clouds(name, x, y)
+    measures = clouds(name, x, y, p, (a, b), (x_lengths, y_lengths), validate)
     if control_variate:
         _check.require(p == 2, name, "p", "be 2 with control_variate=True", repr(p))
         tensor = not callable(projections)
@@ -102,30 +102,11 @@ def sliced_wasserstein_with_info(
         n_directions = projections.shape[-1]
         condition = "have L > 3 for a control variate"
         _check.require(n_directions > 3, name, "projections", condition, n_directions)
-    value, costs = estimate(
-        name,
-        x,
-        y,
-        p=p,
-        n_projections=n_projections,
-        projections=projections,
-        method=method,
-        a=a,
-        b=b,
-        x_lengths=x_lengths,
-        y_lengths=y_lengths,
-        generator=generator,
-        validate=validate,
-        impl=impl,
-    )
+    value, costs = estimate(measures, projections, p, impl)
     if not control_variate:
         n_directions = costs.shape[-1]
         error = costs.std(-1) if n_directions > 1 else torch.full_like(value.detach(), torch.nan)
         return SlicedWassersteinInfo(value, costs, error / n_directions**0.5)
-    measures = _measures.Measures(
-        name, -2, ("x", "y"), (x, y), (a, b), (x_lengths, y_lengths), False
-    )
-    measures.include("projections", projections.shape[:-2])
     controls = _controls(measures, projections)
     shift, others = controls[..., 0, :], controls[..., 1:, :]
     coefficients, error = _regress(costs - shift.detach(), others.detach())

@@ -248,15 +248,16 @@ def test_every_direction_tried_has_unit_length(monkeypatch):
     """Also where the means coincide, the start is zero and candidates are not normalised."""
     tried = []
 
-    def noted(*args, projections, **options):
+    def noted(measures, projections, *options):
         tried.append(projections.detach().norm(dim=-2))
-        return estimate(*args, projections=projections, **options)
+        return estimate(measures, projections, *options)
 
     estimate = module.estimate
     monkeypatch.setattr(module, "estimate", noted)
     x, y = torch.randn(2, 4, 3).double()
     max_sliced_wasserstein(x, x, projections=7 * normal(3, 2), start=torch.zeros(3), n_steps=2)
     max_sliced_wasserstein(x, y, projections=7 * normal(3, 2), n_steps=2)
+    assert len(tried) == 2 * (1 + 1 + 2 + 1)  # candidates, the start of the climb, steps, the end
     for lengths in tried:
         torch.testing.assert_close(lengths, torch.ones_like(lengths))
 
