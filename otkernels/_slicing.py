@@ -1,6 +1,4 @@
-"""What the sliced losses share: clouds and directions as they come in, the value as it goes out."""
-
-import torch
+"""What the sliced losses share: clouds and directions as they come in."""
 
 from . import _check, _ops
 from ._measures import Measures
@@ -33,19 +31,3 @@ def directions(function, x, projections, n_projections, method, generator, valid
     if validate:
         _check.finite(function, "projections", projections)
     return projections.to(dtype)
-
-
-def nan_everywhere(cost):
-    """The cost, with a NaN gradient at every point of a problem whose cost is NaN.
-
-    Without it points away from the NaN would get finite and wrong gradients.
-    """
-    return cost * torch.where(cost.isnan(), cost, torch.ones_like(cost)).detach()
-
-
-def root_and_reduce(cost, p, root, reduction):
-    """The p-th root, if wanted, with sub-gradient 0 at 0, and the reduction over the batch."""
-    if root:
-        zero = cost == 0
-        cost = torch.where(zero, 0, torch.where(zero, 1, cost) ** (1 / p))
-    return {"none": lambda: cost, "mean": cost.mean, "sum": cost.sum}[reduction]()

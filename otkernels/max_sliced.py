@@ -10,7 +10,8 @@ the one before.
 import torch
 
 from . import _check, _ops
-from ._slicing import clouds, directions, root_and_reduce
+from ._results import root_and_reduce
+from ._slicing import clouds, directions
 from .sliced import estimate
 
 __all__ = ["max_sliced_wasserstein"]

@@ -12,7 +12,8 @@ from . import _check, _ops
 from ._masses import no_grad
 from ._measures import Measures, without_padding
 from ._quantiles import line_cost
-from ._slicing import clouds, directions, nan_everywhere, root_and_reduce
+from ._results import nan_everywhere, root_and_reduce
+from ._slicing import clouds, directions
 
 __all__ = ["sliced_wasserstein", "wasserstein_1d"]
 

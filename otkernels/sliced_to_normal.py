@@ -16,7 +16,8 @@ import torch
 from . import _check, _measures, _ops
 from ._masses import equal_masses
 from ._quantiles import line_cost
-from ._slicing import directions, nan_everywhere, root_and_reduce
+from ._results import nan_everywhere, root_and_reduce
+from ._slicing import directions
 
 __all__ = ["sliced_wasserstein_to_normal"]
 

@@ -12,7 +12,7 @@ import torch
 from . import _check, _ops
 from ._circle import circle_cost
 from ._measures import Measures
-from ._slicing import nan_everywhere, root_and_reduce
+from ._results import nan_everywhere, root_and_reduce
 
 __all__ = ["sample_great_circles", "sliced_wasserstein_sphere", "wasserstein_circle"]
 

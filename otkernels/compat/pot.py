@@ -10,7 +10,7 @@ from it is listed with each function, and in docs/compat.md.
 import torch
 
 from .. import _check
-from .._slicing import root_and_reduce
+from .._results import root_and_reduce
 from ..sliced import sliced_wasserstein
 from ..sliced import wasserstein_1d as wasserstein_on_rows
 from ..spherical import sliced_wasserstein_sphere as mean_over_circles
