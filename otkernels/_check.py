@@ -108,13 +108,13 @@ def lengths(function, argument, value, n, points, validate):
         raise TypeError(message(function, argument, "be an integer tensor", got))
     same = value.device == points.device
     require(same, function, argument, f"be on the points' device {points.device}", value.device)
-    if validate or _at_hand(value):
+    if validate or at_hand(value):
         wrong = value[(value < 1) | (value > n)]
         got = None if wrong.numel() == 0 else wrong.flatten()[0].item()
         require(got is None, function, argument, f"be from 1 to {n}, the number of points", got)
 
 
-def _at_hand(value):
+def at_hand(value):
     """Whether reading values costs no synchronisation and breaks no trace."""
     traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(value)
     return value.device.type == "cpu" and not traced

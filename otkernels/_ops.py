@@ -186,7 +186,7 @@ class _ValueAndGrad(torch.autograd.Function):
 
 def _scale(grad, grad_out, dtype):
     shape = grad_out.shape + (1,) * (grad.dim() - grad_out.dim())
-    return (grad * grad_out.reshape(shape)).to(dtype)
+    return (grad * grad_out.reshape(shape).to(grad.dtype)).to(dtype)
 
 
 class _FirstOrder(torch.autograd.Function):

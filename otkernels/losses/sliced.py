@@ -1,41 +1,33 @@
-"""The losses as nn.Module: they hold hyper-parameters and directions, the functions do the work."""
-
-import inspect
+"""Sliced losses as modules, with the directions that they keep."""
 
 import torch
-from torch import nn
 
-from . import _check
-from .max_sliced import max_sliced_wasserstein
-from .projections import METHODS, sample_projections
-from .sliced import sliced_wasserstein
-from .sliced_to_normal import sliced_wasserstein_to_normal
+from .. import _check
+from ..max_sliced import max_sliced_wasserstein
+from ..projections import METHODS, sample_projections
+from ..sliced import sliced_wasserstein
+from ..sliced_to_normal import sliced_wasserstein_to_normal
+from ._loss import Loss
 
 __all__ = ["MaxSlicedWassersteinLoss", "SlicedWassersteinLoss", "SlicedWassersteinToNormalLoss"]
 
 RESAMPLE = ("step", "epoch", "fixed")
 
 
-class _Sliced(nn.Module):
-    """Hyper-parameters of every sliced loss, and the directions that it keeps.
+class _Sliced(Loss):
+    """Hyper-parameters of every sliced loss, and the directions that it keeps."""
 
-    Every argument of the constructor is an attribute of its name; ``repr`` shows those that differ
-    from their defaults, after ``n_projections`` and ``p``.
-    """
+    shown = ("n_projections", "p")
 
     def __init__(self, **options):
-        super().__init__()
+        super().__init__(**options)
         name = type(self).__name__
         _check.positive_int(name, "n_projections", options["n_projections"])
         _check.one_of(name, "method", options["method"], METHODS)
-        _check.one_of(name, "resample", options.setdefault("resample", "step"), RESAMPLE)
-        _check.one_of(name, "reduction", options["reduction"], _check.REDUCTIONS)
+        self.resample = options.get("resample", "step")
+        _check.one_of(name, "resample", self.resample, RESAMPLE)
         if "p" in options:
             _check.exponent(name, options["p"])
-        if options["impl"] is not None:
-            _check.one_of(name, "impl", options["impl"], _check.IMPLS)
-        for option, value in options.items():
-            setattr(self, option, value)
         self.register_buffer("projections", None)
         if self.resample != "step":
             _check.positive_int(name, "dim", self.dim)
@@ -51,17 +43,6 @@ class _Sliced(nn.Module):
             dtype=torch.float32,
         )
 
-    def _apply(self, fn, recurse=True):
-        """Move directions with the module but leave their dtype: ``half()`` would bend them."""
-        kept = dict(self._buffers)
-        super()._apply(fn, recurse)
-        for name, before in kept.items():
-            if before is not None and before.is_meta:  # ``to_empty``, which has values to come
-                setattr(self, name, torch.empty_like(getattr(self, name), dtype=before.dtype))
-            elif before is not None:
-                setattr(self, name, before.to(getattr(self, name).device))
-        return self
-
     def resample_projections(self):
         """Draw new directions; call it at the start of each epoch when ``resample="epoch"``."""
         ok = self.resample == "epoch"
@@ -72,16 +53,6 @@ class _Sliced(nn.Module):
         """These attributes and the ones that all functions take, by keyword."""
         names += ("n_projections", "method", "generator", "root", "reduction", "validate", "impl")
         return {name: getattr(self, name) for name in names}
-
-    def extra_repr(self):
-        """See the class."""
-        (own,) = (cls for cls in type(self).__mro__ if _Sliced in cls.__bases__)  # no subclass's
-        shown = []
-        for name, parameter in inspect.signature(own).parameters.items():
-            value = getattr(self, name)
-            if name in ("n_projections", "p") or value != parameter.default:
-                shown.append(f"{name}={value!r}")
-        return ", ".join(shown)
 
 
 class SlicedWassersteinLoss(_Sliced):
