@@ -45,6 +45,8 @@ class Provider:
         expect: the family's, if None; for a peer that computes something else from the same inputs.
         own_error: shape -> relative error that its method adds to a gradient, for a peer that is
             known to be less accurate; its bound grows by that, and its error is recorded.
+        left_out: (set of shapes, shape) -> why it does not run there, or None where it does.
+        yardstick: computes a part of the op, to be set beside it; being faster is no surprise.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Provider:
     per_shape: bool = False
     expect: Callable[..., "Expected"] | None = None
     own_error: Callable[[Shape], float] = lambda shape: 0.0
+    left_out: Callable[[str, Shape], str | None] = lambda shapes, shape: None
+    yardstick: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,8 @@ class Expected:
             a discrete choice open (such as the order of two nearly equal numbers).
         terms_value: additions chained behind one value, for the bound of ``measure.check``.
         terms_grad: the same for one entry of a gradient.
+        condition_value: how much larger the sums are whose small difference a value is.
+        condition_grad: the same for the gradients.
     """
 
     value: Tensor
@@ -74,6 +80,8 @@ class Expected:
     slack: tuple[Tensor, ...]
     terms_value: int
     terms_grad: int
+    condition_value: float = 1.0
+    condition_grad: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -84,8 +92,9 @@ class Goal:
         device: "cpu" or "cuda".
         shape: name of a shape.
         clock: the clock it is read from (``clocks.py``).
-        quantity: "speedup" (peer's median over ours, at least), "ms" (our median, at most) or
-            "memory" (our peak over the peer's, at most).
+        quantity: "speedup" (peer's median over ours, at least), "cost" (our median over the
+            peer's, at most), "ms" (our median, at most) or "memory" (our peak over the peer's, at
+            most).
         target: the number to reach.
         against: name of the peer; None for "ms".
     """

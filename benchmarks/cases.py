@@ -1,8 +1,9 @@
 """Every case there is, and the choice among them."""
 
+import dataclasses
 import re
 
-from . import CannotRun, ragged, sliced, to_normal, unequal
+from . import CannotRun, mmd, ragged, sliced, to_normal, unequal
 from .case import Case
 
 FAMILIES = (
@@ -11,11 +12,17 @@ FAMILIES = (
     unequal.WEIGHTS,
     ragged.FAMILY,
     to_normal.FAMILY,
+    mmd.FAMILY,
+    mmd.BANDWIDTHS,
+    mmd.WAE,
+    mmd.ENERGY,
 )
 
 
 def select(shapes, pattern=""):
     """Cases of one set of shapes, such as "cpu" or "smoke", in whose name ``pattern`` is found.
+
+    Each has the providers of its family that are not left out at its shape.
 
     Raises:
         CannotRun: the pattern is not a regular expression.
@@ -29,8 +36,13 @@ def select(shapes, pattern=""):
         for family in FAMILIES
         for shape in family.shapes.get(shapes, ())
         for mode in family.modes
-        if found((case := Case(family, shape, mode)).name)
+        if found((case := Case(_kept(family, shapes, shape), shape, mode)).name)
     ]
+
+
+def _kept(family, shapes, shape):
+    kept = tuple(p for p in family.providers if p.left_out(shapes, shape) is None)
+    return dataclasses.replace(family, providers=kept)
 
 
 def family(op):

@@ -86,13 +86,14 @@ def check(call, expected, own_error=0.0):
     call.reset()
     torch.manual_seed(SEED)
     value = call()
-    errors = Errors(_relative(value, expected.value), bound(expected.terms_value, value.dtype))
+    bound_value = expected.condition_value * bound(expected.terms_value, value.dtype)
+    errors = Errors(_relative(value, expected.value), bound_value)
     for cloud, grad, slack in zip(call.clouds, expected.grads, expected.slack, strict=True):
         if cloud.requires_grad:
             errors = errors.with_gradient(
                 _relative(cloud.grad, grad),
                 _relative(cloud.grad, grad, slack),
-                own_error + bound(expected.terms_grad, cloud.dtype),
+                own_error + expected.condition_grad * bound(expected.terms_grad, cloud.dtype),
             )
     return errors
 

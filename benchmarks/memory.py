@@ -4,12 +4,13 @@ On the CPU only a fresh process tells: what an allocator kept from earlier calls
 next peak. ``python -m benchmarks.memory SHAPES CASE PROVIDER`` is that process; it prints JSON.
 """
 
+import dataclasses
 import gc
 import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -78,8 +79,10 @@ def _main(shapes, name, provider_name):
     (case,) = [c for c in cases.select(shapes) if c.name == name]
     provider = next(p for p in case.family.providers if p.name == provider_name)
     function = provider.make()
-    # Code is loaded on a tiny input; code made for one shape is loaded on that shape.
-    (tiny, *_), full = case.family.shapes["smoke"], case.shape
+    # Code is loaded on a tiny input, since some peers make it for a D; code made for one shape is
+    # loaded on that shape.
+    full = case.shape
+    tiny = dataclasses.replace(case.family.shapes["smoke"][0], D=full.D)
     warm = full if provider.per_shape else tiny
     Call(function, case.family.inputs(warm), case.mode, case.family.clouds)()
     gc.collect()
@@ -89,7 +92,7 @@ def _main(shapes, name, provider_name):
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     inputs = _status("VmRSS")
     call()
-    print(json.dumps(asdict(Peak(imports, inputs, _status("VmHWM")))))
+    print(json.dumps(dataclasses.asdict(Peak(imports, inputs, _status("VmHWM")))))
 
 
 if __name__ == "__main__":

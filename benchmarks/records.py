@@ -68,7 +68,7 @@ def environment(device, commit=None):
         commit: the commit of a clean tree, where there is no .git to ask; its caller vouches for
             it, and ``source`` lets anyone check.
     """
-    versions = {name: _version(name) for name in ("triton", "numpy", "pot")}
+    versions = {name: _version(name) for name in ("triton", "numpy", "pot", "geomloss", "pykeops")}
     git_commit, dirty = _git()
     return {
         "device": device,
