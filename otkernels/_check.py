@@ -154,6 +154,13 @@ def generator(function, value, device):
     require(its == device, function, "generator", f"be on device {device}", its)
 
 
+def positive(function, argument, value):
+    """``value`` must be a finite number above 0."""
+    ok = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    ok = ok and math.isfinite(value) and value > 0
+    require(ok, function, argument, "be a positive number", repr(value))
+
+
 def positive_int(function, argument, value):
     """``value`` must be an integer of at least 1."""
     _integer_from(1, function, argument, value)

@@ -1,7 +1,6 @@
 """Bandwidths of kernels: those given, the median heuristic, the ladder of the WAE."""
 
 import math
-import numbers
 
 import torch
 
@@ -133,7 +132,7 @@ def wae_bandwidths(dim, *, prior="normal", scale=1.0):
     _check.positive_int(name, "dim", dim)
     squared_distance = {"normal": 2 * dim, "sphere": 2, "uniform": dim}
     _check.one_of(name, "prior", prior, squared_distance)
-    _positive(name, "scale", scale)
+    _check.positive(name, "scale", scale)
     base = squared_distance[prior] * scale**2
     return tuple(math.sqrt(c * base) for c in WAE_SCALES)
 
@@ -163,7 +162,7 @@ def rates(measures, kernel, bandwidth, validate=False):
     numbers_ = tuple(bandwidth) if _is_sequence(bandwidth) else (bandwidth,)
     _check.require(numbers_, function, "bandwidth", "not be empty", repr(bandwidth))
     for s in numbers_:
-        _positive(function, "bandwidth", s)
+        _check.positive(function, "bandwidth", s)
     # Filled, not copied: a copy from the host would wait for a GPU and break a CUDA graph.
     each = (torch.full((1,), factor / s**2, dtype=dtype, device=device) for s in numbers_)
     return torch.cat(tuple(each))
@@ -200,9 +199,3 @@ def _of_tensor(measures, bandwidth, factor, validate):
 
 def _is_sequence(bandwidth):
     return hasattr(bandwidth, "__iter__")
-
-
-def _positive(function, argument, value):
-    ok = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    ok = ok and math.isfinite(value) and value > 0
-    _check.require(ok, function, argument, "be a positive number", repr(value))

@@ -42,6 +42,7 @@ LAYERS = {
     "compat.__init__": set(),
     "compat._arrays": {"_check"},
     "compat._pot_draws": {"_check"},
+    "compat.geomloss": {"_check", "_kernel_sums", "_kernels", "_ops"},
     "compat.pot": {
         "_check",
         "_results",
