@@ -59,15 +59,16 @@ def kernel_matrix(profile, x, y, rates):
         u = x @ y.mT
     else:
         u = (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
-    return _summed(profile, u, rates[..., None, None, :])
+    return summed(profile, u, rates[..., None, None, :])
 
 
 def diagonal(profile, x, rates):
     """Kernel of each point with itself, summed over the rates: (..., N)."""
     if profile == "polynomial":
-        return _summed(profile, x.square().sum(-1), rates[..., None, :])
+        return summed(profile, x.square().sum(-1), rates[..., None, :])
     return x.new_full(x.shape[:-1], rates.shape[-1] * AT_ZERO[profile])
 
 
-def _summed(profile, u, rates):
+def summed(profile, u, rates):
+    """Sum of phi(rate u) over the last axis of ``rates``, each of which broadcasts with u."""
     return sum(PROFILES[profile](u * rate) for rate in rates.unbind(-1))
