@@ -11,15 +11,24 @@ from .losses import (
 )
 from .max_sliced import max_sliced_wasserstein
 from .mmd import energy_distance, mmd
+from .mmd_blocks import MMDBlocks, mmd_blocks
 from .projections import sample_projections
+from .random_features import (
+    mmd_random_features,
+    random_fourier_features,
+    sample_frequencies,
+)
 from .sliced import sliced_wasserstein, wasserstein_1d
 from .sliced_info import SlicedWassersteinInfo, sliced_wasserstein_with_info
 from .sliced_to_normal import sliced_wasserstein_to_normal
 from .spherical import sample_great_circles, sliced_wasserstein_sphere, wasserstein_circle
+from .two_sample import MMDTest, mmd_test
 
 __all__ = [
     "EnergyDistanceLoss",
+    "MMDBlocks",
     "MMDLoss",
+    "MMDTest",
     "MaxSlicedWassersteinLoss",
     "SlicedWassersteinInfo",
     "SlicedWassersteinLoss",
@@ -29,6 +38,11 @@ __all__ = [
     "max_sliced_wasserstein",
     "median_bandwidth",
     "mmd",
+    "mmd_blocks",
+    "mmd_random_features",
+    "mmd_test",
+    "random_fourier_features",
+    "sample_frequencies",
     "sample_great_circles",
     "sample_projections",
     "sliced_wasserstein",
