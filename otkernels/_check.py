@@ -30,7 +30,8 @@ def require(ok, function, argument, condition, got):
 def one_of(function, argument, value, allowed):
     """``value`` must be one of the strings ``allowed``."""
     names = ", ".join(repr(a) for a in allowed)
-    require(value in allowed, function, argument, f"be one of {names}", repr(value))
+    known = isinstance(value, str) and value in allowed
+    require(known, function, argument, f"be one of {names}", repr(value))
 
 
 def floating(function, argument, value):
@@ -156,9 +157,10 @@ def generator(function, value, device):
 
 def positive(function, argument, value):
     """``value`` must be a finite number above 0."""
-    ok = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    ok = ok and math.isfinite(value) and value > 0
-    require(ok, function, argument, "be a positive number", repr(value))
+    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    if not (real and 0 < value < math.inf):
+        # Only now, because a number that is being traced has no repr.
+        raise ValueError(message(function, argument, "be a positive number", repr(value)))
 
 
 def positive_int(function, argument, value):

@@ -86,12 +86,13 @@ class Measures:
             points = points.double()
             yield points, points.new_full((n,), 1 / n) if mass is None else mass
 
-    def counts(self):
-        """How many points count, (*batch) each; None and None if that is all of them or masses say.
+    def counts(self, weighed=False):
+        """How many points count, (*batch) each; None and None if that is all of them.
 
-        Fast forms take these, if they can, instead of masses of 0.
+        Fast forms take these, if they can, instead of masses of 0. So they are None also where
+        masses say it, unless asked for with ``weighed``.
         """
-        if _any(*self.weights) or not _any(*self.lengths):
+        if not _any(*self.lengths) or (_any(*self.weights) and not weighed):
             return None, None
         device = self.given[0].device
         return tuple(

@@ -1,6 +1,7 @@
 """Bandwidths of kernels: those given, the median heuristic, the ladder of the WAE."""
 
 import math
+import numbers
 
 import torch
 
@@ -77,19 +78,21 @@ def median_of(sets, counts, max_points=MAX_POINTS):
     place = rank * (n_x + n_y)[..., None] // taken
     # Past the points of x come those of y, which stand after the padding of x.
     place = torch.where(place < n_x[..., None], place, place - n_x[..., None] + n)
-    place = torch.where(rank < taken, place, place[..., :1])  # distance 0, not counted
-    index = place[..., None].expand(*place.shape, x.shape[-1])
+    index = place.clamp(max=n + m - 1)[..., None].expand(*place.shape, x.shape[-1])
     points = torch.cat([x, y], dim=-2).gather(-2, index)
-    return _median_of_positive(_distances(points))
+    return _median_of_positive(_distances(points, taken))
 
 
-def _distances(points):
-    """Distances between all pairs of points (..., n, D): (..., n (n - 1) / 2)."""
+def _distances(points, taken):
+    """Distances between all pairs of points (..., n, D): (..., n (n - 1) / 2).
+
+    Only the first ``taken (..., 1)`` points count; the distances of others are 0.
+    """
     n = points.shape[-2]
     flat = points.reshape(-1, n, points.shape[-1])
     exact = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
     i, j = torch.triu_indices(n, n, 1, device=points.device)
-    return exact[:, i, j].reshape(*points.shape[:-2], len(i))
+    return torch.where(j < taken, exact[:, i, j].reshape(*points.shape[:-2], len(i)), 0)
 
 
 def _median_of_positive(distances):
@@ -155,25 +158,17 @@ def rates(measures, kernel, bandwidth, validate=False):
         allowed = "be 'median', a positive number, a sequence of them or a tensor"
         _check.require(bandwidth == "median", function, "bandwidth", allowed, repr(bandwidth))
         with torch.no_grad():
-            median = median_of(tuple(measures.point_sets()), _all_counts(measures))
+            median = median_of(tuple(measures.point_sets()), measures.counts(weighed=True))
         return factor / median[..., None].square()
     if isinstance(bandwidth, torch.Tensor):
         return _of_tensor(measures, bandwidth, factor, validate).to(dtype)
-    numbers_ = tuple(bandwidth) if _is_sequence(bandwidth) else (bandwidth,)
-    _check.require(numbers_, function, "bandwidth", "not be empty", repr(bandwidth))
-    for s in numbers_:
+    each = tuple(bandwidth) if _is_sequence(bandwidth) else (bandwidth,)
+    _check.require(len(each) > 0, function, "bandwidth", "not be empty", "()")
+    for s in each:
         _check.positive(function, "bandwidth", s)
     # Filled, not copied: a copy from the host would wait for a GPU and break a CUDA graph.
-    each = (torch.full((1,), factor / s**2, dtype=dtype, device=device) for s in numbers_)
-    return torch.cat(tuple(each))
-
-
-def _all_counts(measures):
-    """Counts of a measure with lengths, whether or not it has weights too."""
-    return tuple(
-        None if lengths is None else lengths.long().clamp(1, n).expand(measures.batch)
-        for n, lengths in zip(measures.sizes, measures.lengths, strict=True)
-    )
+    each = [torch.full((1,), s, dtype=torch.float64, device=device) for s in each]
+    return (factor / torch.cat(each).square()).to(dtype)
 
 
 def _of_tensor(measures, bandwidth, factor, validate):
@@ -193,9 +188,13 @@ def _of_tensor(measures, bandwidth, factor, validate):
         wrong = bandwidth[bandwidth <= 0]
         got = None if wrong.numel() == 0 else wrong[0].item()
         _check.require(got is None, function, "bandwidth", "be positive everywhere", got)
+    if validate:
+        _check.finite(function, "bandwidth", bandwidth)
     bandwidth = bandwidth.double()
     return factor / torch.where(bandwidth > 0, bandwidth, torch.nan).square()
 
 
 def _is_sequence(bandwidth):
-    return hasattr(bandwidth, "__iter__")
+    # A number that is being traced has no answer to hasattr.
+    number = isinstance(bandwidth, numbers.Real) or getattr(bandwidth, "ndim", 1) == 0
+    return not number and hasattr(bandwidth, "__iter__")

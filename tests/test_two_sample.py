@@ -4,7 +4,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from otkernels import bandwidth as bandwidths
 from otkernels import median_bandwidth, mmd, two_sample
-from otkernels._kernels import KERNELS
+from otkernels._kernels import KERNELS, PROFILES
 from otkernels.two_sample import mmd_test
 
 P = 99
@@ -106,9 +106,9 @@ def test_points_of_a_median_are_chosen_whatever_their_labels(monkeypatch):
     chosen, calls = torch.zeros(320), 150
     distances = bandwidths._distances
 
-    def spy(points):
+    def spy(points, taken):
         chosen[points.flatten().long()] += 1
-        return distances(points)
+        return distances(points, taken)
 
     monkeypatch.setattr(bandwidths, "_distances", spy)
     x, y = torch.arange(320.0)[:, None].split((20, 300))
@@ -268,13 +268,13 @@ class Largest(TorchDispatchMode):
 def test_kernel_is_evaluated_once_and_never_kept(monkeypatch):
     monkeypatch.setattr(two_sample, "TILE", 64)
     evaluated = []
-    gaussian = two_sample.PROFILES["gaussian"]
+    gaussian = PROFILES["gaussian"]
 
     def counting(u):
         evaluated.append(u.numel())
         return gaussian(u)
 
-    monkeypatch.setitem(two_sample.PROFILES, "gaussian", counting)
+    monkeypatch.setitem(PROFILES, "gaussian", counting)
     n, m, permutations = 700, 500, 40
     x, y = two_clouds(n, m)
     with Largest() as largest:
