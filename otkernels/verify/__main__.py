@@ -20,9 +20,15 @@ from .peers import load
 
 IMPLS = ("torch", "cpu", "triton")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
+PACKAGES = (
+    *("otkernels", "torch", "triton", "numpy"),
+    *("POT", "geomloss", "pykeops", "scikit-learn", "torchmetrics"),
+)
 QUICK_POINTS = 64
 # Triton's interpreter takes 0.1 s for a row of 32 points.
 INTERPRETED_POINTS = 64
+# Coordinates of the differences of all pairs of points; in float64, and more than one such array.
+HELD_COORDINATES = 2**27
 
 
 class _Parser(argparse.ArgumentParser):
@@ -71,7 +77,7 @@ def main(arguments=None):
 def _parser():
     parser = _Parser(
         prog="python -m otkernels.verify",
-        description="Compare otkernels, in value and gradient, with float64 formulas and with POT.",
+        description="Compare otkernels, value and gradient, with float64 formulas and libraries.",
         epilog="Exit code: 0 everything passes, 1 something fails, 2 bad arguments.",
     )
     names = list(dict.fromkeys(op.name for op in OPS))
@@ -168,9 +174,9 @@ def _rows(op, args, clouds, impls, not_run):
     for make, settings in _inputs(op, args, clouds):
         for dtype in args.dtype:
             inputs = make(getattr(torch, dtype))
-            if not inputs.finite():
-                what = f"{op.name} in {dtype}"
-                not_run.append({"what": what, "reason": "the numbers overflow this dtype"})
+            reason = _impossible(op, inputs)
+            if reason:
+                not_run.append({"what": f"{op.name} in {dtype}", "reason": reason})
                 continue
             slow = _interpreted() and inputs.projected(settings[0]) > INTERPRETED_POINTS
             runs = {impl: place for impl, place in impls.items() if impl != "triton" or not slow}
@@ -183,6 +189,15 @@ def _rows(op, args, clouds, impls, not_run):
         reason = f"over {INTERPRETED_POINTS} projected points: too slow in Triton's interpreter"
         what = f"{left_out} rows of triton, {op.name} against {op.against}"
         not_run.append({"what": what, "reason": reason})
+
+
+def _impossible(op, inputs):
+    """Why a comparison cannot be made, or nothing."""
+    if not inputs.finite():
+        return "the numbers overflow this dtype"
+    if op.pairwise and inputs.coordinates_of_pairs() > HELD_COORDINATES:
+        return f"all pairs of points have more than {HELD_COORDINATES} coordinates"
+    return ""
 
 
 def _inputs(op, args, clouds):
@@ -198,8 +213,7 @@ def _inputs(op, args, clouds):
 
 def _environment(device):
     cuda = device.type == "cuda"
-    versions = {name: _version(name) for name in ("otkernels", "torch", "triton", "numpy", "POT")}
-    return versions | {
+    return {name: _version(name) for name in PACKAGES} | {
         "Python": platform.python_version(),
         "device": torch.cuda.get_device_name(device) if cuda else f"cpu ({platform.machine()})",
     }

@@ -54,7 +54,7 @@ class Row(NamedTuple):
     impl: str
     dtype: str
     case: str
-    settings: dict[str, float | str]
+    settings: dict[str, float | str | tuple]
     shapes: dict[str, tuple[int, ...]]
     verdict: str
     reason: str
@@ -76,8 +76,8 @@ def truth(op, inputs, settings, peer):
     slack = {name: s + exact.chance.get(name, 0.0) for name, s in slack.items()}
     answer, peer_slack, reason = {}, {}, f"no {op.peer.name} installed" if op.peer else ""
     if peer is not None:
-        cumulated = solve(_rounding(torch.float64, cumulates=True))
-        peer_slack = _add(cumulated.slack, rounded.slack)
+        naive = solve(_rounding(torch.float64, cumulates=True)._replace(plain=True))
+        peer_slack = _add(naive.slack, rounded.slack)
         try:
             answer, reason = _run_peer(op, peer, inputs, settings, exact.result), ""
         except Exception as error:  # a defect of the peer is a fact to show, not our failure
@@ -173,7 +173,7 @@ def _together(inputs, answers):
 def _gradients(value, tensors, wanted):
     """Gradients of a sum of values to those tensors that the names "grad ..." are about."""
     names = [name.removeprefix("grad ") for name in wanted if name.startswith("grad ")]
-    if not names:
+    if not names or not value.requires_grad:  # some peers are NumPy
         return {}
     grads = torch.autograd.grad(value.sum(), [tensors[name] for name in names], allow_unused=True)
     return {f"grad {n}": g for n, g in zip(names, grads, strict=True) if g is not None}

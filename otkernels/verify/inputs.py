@@ -15,12 +15,13 @@ __all__ = [
     "given",
     "numbers",
     "on_sphere",
+    "pairs",
     "shifted",
     "turns",
 ]
 
 # How many axes of an argument belong to one problem. In front of them are those of the batch.
-AXES = {"x": 2, "y": 2, "u": 1, "v": 1, "a": 1, "b": 1, "projections": 2}
+AXES = {"x": 2, "y": 2, "u": 1, "v": 1, "a": 1, "b": 1, "projections": 2, "bandwidth": 1}
 LENGTHS = {
     "x_lengths": ("x", "a"),
     "y_lengths": ("y", "b"),
@@ -101,6 +102,11 @@ class Inputs(NamedTuple):
         lines = self._own("projections")[-1] if "projections" in self.tensors else 1
         return max(sets) * settings.get("n_projections", lines) * math.prod(self.batch)
 
+    def coordinates_of_pairs(self):
+        """How many numbers the differences of all pairs of points are."""
+        sizes = [self._own(name) for name in self.tensors if name in POINTS]
+        return max(n for n, *_ in sizes) ** 2 * math.prod(sizes[0][1:]) * math.prod(self.batch)
+
     def finite(self):
         """Whether all numbers but those of the padding are."""
         return all(np.isfinite(a).all() for problem in self.problems() for a in problem.values())
@@ -121,6 +127,20 @@ def clouds(case, rng):
 def numbers(case, rng):
     """Sets u (..., N) and v (..., M) of numbers, and what the kind of case asks for."""
     return _sets(case, rng, "uv", ())
+
+
+def pairs(case, rng):
+    """Clouds x (..., N, D) and y (..., M, D) without directions."""
+    arrays = _sets(case, rng, "xy", (case.d,))
+    if "shared" in case.kind:  # points of x stand in y, and one twice in x
+        half = case.n // 2
+        arrays["y"][..., :half, :] = arrays["x"][..., :half, :]
+        arrays["x"][..., 1, :] = arrays["x"][..., 0, :]
+    for name in {"x_lengths", "y_lengths"} & set(arrays):
+        arrays[name] = np.maximum(arrays[name], 2)  # a U-statistic is of two points at least
+    if "ladders" in case.kind:
+        arrays["bandwidth"] = rng.uniform(0.5, 4.0, (*case.batch, 3))
+    return arrays
 
 
 def _sets(case, rng, names, last):

@@ -1,4 +1,7 @@
-"""Other libraries' versions of the ops, called in float64 on one problem at a time."""
+"""Other libraries' versions of the ops, called in float64 on one problem at a time.
+
+POT's stand here, those of kernels in ``kernel_peers``.
+"""
 
 import contextlib
 import importlib
@@ -36,11 +39,14 @@ class Peer(NamedTuple):
     module: str
     call: Callable
     differs: dict[str, tuple[str, ...]] = {}
+    needs: str = ""
+    """Another package that it has to find."""
 
 
 def load(peer):
     """The peer's module, or None where it is not installed. What it prints on import is dropped."""
-    if importlib.util.find_spec(peer.module) is None:
+    packages = (module.partition(".")[0] for module in (peer.module, peer.needs) if module)
+    if any(importlib.util.find_spec(package) is None for package in packages):
         return None
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         return importlib.import_module(peer.module)

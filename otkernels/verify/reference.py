@@ -27,6 +27,8 @@ class Rounding(NamedTuple):
     """The smallest positive number of that dtype."""
     cumulates: bool = False
     """Whether it adds up the weights even where sizes are equal and no weights are given."""
+    plain: bool = False
+    """Whether it takes distances as |x|^2 + |y|^2 - 2 <x, y>, not centred, of all pairs alike."""
 
     def of_sum(self, terms, magnitude):
         """What a sum of so many terms, of magnitudes of this total, may be off by."""

@@ -10,28 +10,29 @@ from .check import FAIL, PASS, REFUSED, Comparison
 __all__ = ["heading", "line", "plain", "summary"]
 
 PEER_WIDTH = 16
+KERNEL_WIDTH = 8
 # Title and width of each column; text to the left, numbers to the right.
 COLUMNS = (
     ("impl", -6),
     ("dtype", -8),
     ("case", -24),
-    ("with", -5),
+    ("with", -13),
     ("value", 9),
     ("error", 7),
     ("bound", 7),
     ("grad", 7),
     ("bound", 7),
     ("worst", 5),
-    ("peer val peer grad", PEER_WIDTH),
+    ("peer val    grad", PEER_WIDTH),
     ("verdict", -7),
 )
 
 
 def heading(op):
     """Title of one entry's part of the table, and its column names."""
-    peer = op.peer.name if op.peer else "peer"
-    titles = _join([title.replace("peer", peer) for title, _ in COLUMNS])
-    return f"\n{op.name}, against {op.against}\n{titles}"
+    peer = f"; peer: {op.peer.name}" if op.peer else ""
+    titles = _join([title for title, _ in COLUMNS])
+    return f"\n{op.name}, against {op.against}{peer}\n{titles}"
 
 
 def line(row):
@@ -53,6 +54,12 @@ def _text(settings):
     """The settings that differ between rows of one entry."""
     if "method" in settings:
         return settings["method"]
+    if "kernel" in settings:
+        bandwidth = settings.get("bandwidth")
+        words = [settings["kernel"][:KERNEL_WIDTH]]
+        words += [f"x{len(bandwidth)}"] if isinstance(bandwidth, tuple) else []
+        words += ["U"] if settings.get("unbiased") else []
+        return " ".join(words)
     return f"p={settings['p']}" if "p" in settings else ""
 
 
