@@ -43,8 +43,8 @@ class Provider:
         ours: must run; a peer that cannot run is recorded as missing.
         per_shape: makes code for each shape on its first call.
         expect: the family's, if None; for a peer that computes something else from the same inputs.
-        own_error: shape -> relative error that its method adds to a gradient, for a peer that is
-            known to be less accurate; its bound grows by that, and its error is recorded.
+        own_error: shape -> relative errors that its method adds to value and gradient, for a peer
+            that is known to be less accurate; its bounds grow by them, and its errors are recorded.
         left_out: (set of shapes, shape) -> why it does not run there, or None where it does.
         yardstick: computes a part of the op, to be set beside it; being faster is no surprise.
     """
@@ -55,7 +55,7 @@ class Provider:
     ours: bool = False
     per_shape: bool = False
     expect: Callable[..., "Expected"] | None = None
-    own_error: Callable[[Shape], float] = lambda shape: 0.0
+    own_error: Callable[[Shape], tuple[float, float]] = lambda shape: (0.0, 0.0)
     left_out: Callable[[str, Shape], str | None] = lambda shapes, shape: None
     yardstick: bool = False
 

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from . import CannotRun, mmd, ragged, sliced, to_normal, unequal
+from . import CannotRun, bandwidths, energy, mmd, ragged, sliced, to_normal, unequal
 from .case import Case
 
 FAMILIES = (
@@ -13,9 +13,9 @@ FAMILIES = (
     ragged.FAMILY,
     to_normal.FAMILY,
     mmd.FAMILY,
-    mmd.BANDWIDTHS,
-    mmd.WAE,
-    mmd.ENERGY,
+    bandwidths.BANDWIDTHS,
+    bandwidths.WAE,
+    energy.FAMILY,
 )
 
 

@@ -5,6 +5,7 @@ Value and gradient to x of sliced Wasserstein, D = 16, L = 64, for otkernels and
 
 import dataclasses
 import math
+import subprocess
 
 import matplotlib
 
@@ -39,12 +40,22 @@ def time(shapes, out, seconds):
     return run.run_cases(chosen(shapes), "cpu", out=out, seconds=seconds)
 
 
-def peaks(shapes, out):
-    """Take the peak memory of each case and provider in a process of its own."""
+def peaks(shapes, out, wanted=None):
+    """Take the peak memory of each case and provider in a process of its own.
+
+    Cases are those of :func:`chosen`, or the wanted ones of the same set of shapes.
+    """
     facts = {"run": records.now(), **records.environment("cpu")}
-    for case in chosen(shapes):
+    for case in chosen(shapes) if wanted is None else wanted:
         for provider in case.family.providers:
-            peak = memory.peak_cpu(shapes, case, provider.name)
+            try:
+                peak = memory.peak_cpu(shapes, case, provider.name)
+            except subprocess.CalledProcessError as error:
+                if provider.ours:
+                    raise
+                reason = error.stderr.strip().splitlines()[-1:]
+                print(f"{case.shape.name:20} {provider.name:10} not run: {reason}", flush=True)
+                continue
             sizes = {letter: getattr(case.shape, letter) for letter in "BNDL"}
             line = {"op": case.family.op, "provider": provider.name, "mode": case.mode}
             line |= {"shape": case.shape.name, **sizes, "dtype": "float32"}

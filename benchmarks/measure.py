@@ -77,23 +77,24 @@ def bound(terms, dtype):
     return torch.finfo(dtype).eps * (1 + math.sqrt(terms))
 
 
-def check(call, expected, own_error=0.0):
+def check(call, expected, own_error=(0.0, 0.0)):
     """Run ``call`` once and compare its value and gradients with ``expected``.
 
-    ``own_error`` is added to the bound of the gradients (``case.Provider``). A provider that draws
-    from torch's global stream does so from ``SEED``.
+    ``own_error`` is added to the bounds of value and gradients (``case.Provider``). A provider that
+    draws from torch's global stream does so from ``SEED``.
     """
+    own_value, own_grad = own_error
     call.reset()
     torch.manual_seed(SEED)
     value = call()
-    bound_value = expected.condition_value * bound(expected.terms_value, value.dtype)
-    errors = Errors(_relative(value, expected.value), bound_value)
+    bound_value = own_value + bound(expected.terms_value, value.dtype)
+    errors = Errors(_relative(value, expected.value), expected.condition_value * bound_value)
     for cloud, grad, slack in zip(call.clouds, expected.grads, expected.slack, strict=True):
         if cloud.requires_grad:
             errors = errors.with_gradient(
                 _relative(cloud.grad, grad),
                 _relative(cloud.grad, grad, slack),
-                own_error + expected.condition_grad * bound(expected.terms_grad, cloud.dtype),
+                expected.condition_grad * (own_grad + bound(expected.terms_grad, cloud.dtype)),
             )
     return errors
 

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 from . import CannotRun, cases, records
 from .case import Shape
 
-MARKERS = "osD^vP"
+MARKERS = "osD^vPX"
 
 
 def draw(lines, mode, folder, allow_dirty=False):
@@ -54,13 +54,16 @@ def _figure(family, lines):
     facts = lines[-1]
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
     days = sorted({line["time"][:10] for line in lines})
+    exponent = "" if family.p is None else f", p = {family.p}"
+    names = [p.name for p in family.providers if any(li["provider"] == p.name for li in lines)]
+    peers = {"pot": "POT", "geomloss": "GeomLoss"}
+    versions = "".join(f", {peers[name]} {facts[name]}" for name in names if name in peers)
     figure.suptitle(
-        f"{family.op}, p = {family.p}, {facts['mode'].replace('_', ' ')}, float32\n"
+        f"{family.op}{exponent}, {facts['mode'].replace('_', ' ')}, float32\n"
         f"{facts['device_name']}, {facts['threads']} CPU thread(s), {facts['clock']} clock, "
-        f"torch {facts['torch']}, POT {facts['pot']}, {' to '.join(sorted({days[0], days[-1]}))}",
+        f"torch {facts['torch']}{versions}, {' to '.join(sorted({days[0], days[-1]}))}",
         fontsize=10,
     )
-    names = [p.name for p in family.providers if any(li["provider"] == p.name for li in lines)]
     for i, name in enumerate(names):
         style = {"color": f"C{i}", "marker": MARKERS[i % len(MARKERS)], "markersize": 5}
         own = [line for line in lines if line["provider"] == name]

@@ -43,16 +43,16 @@ def _machine(lines):
         own = [line for line in lines if line["op"] == family.op]
         if not own:
             continue
-        yield f"#### `{family.op}`, p = {family.p}\n"
+        yield f"#### `{family.op}`{'' if family.p is None else f', p = {family.p}'}\n"
         yield family.note and f"{family.note}\n"
         yield _goals(family, own[0]["device"], own)
-        yield _slower(own)
+        yield _slower(family, own)
         for mode in MODES:
             for clock in ("wall", "events", "graph"):
                 yield _times(family, own, mode, clock)
         yield _errors(family, own)
         yield _memory(family, own)
-        yield _missing(own)
+        yield _missing(family, own)
 
 
 def facts(lines):
@@ -67,10 +67,14 @@ def facts(lines):
     commits = ", ".join(sorted({(line["commit"] or "unknown")[:10] for line in lines}))
     days = ", ".join(sorted({line["time"][:10] for line in lines}))
     driver = "" if lines[0]["device"] == "cpu" else f"driver {all_of('driver')}, "
+    # Older records do not name them: their families have no such provider.
+    peers = {"GeomLoss": "geomloss", "KeOps": "pykeops"}
+    found = {title: {li[name] for li in lines if li.get(name)} for title, name in peers.items()}
+    others = "".join(f", {title} {', '.join(sorted(v))}" for title, v in found.items() if v)
     return (
         f"{all_of('device_name')}, {all_of('simd')}, CPU threads: {all_of('threads')}, {driver}"
         f"Python {all_of('python')}, torch {all_of('torch')}, Triton {all_of('triton')}, "
-        f"NumPy {all_of('numpy')}, POT {all_of('pot')}; commit {commits}{edited}; {days}.\n"
+        f"NumPy {all_of('numpy')}, POT {all_of('pot')}{others}; commit {commits}{edited}; {days}.\n"
     )
 
 
@@ -136,8 +140,10 @@ def _memory(family, lines):
     return _grid(family, lines, title, lambda line, _: f"{line['peak_bytes'] / 1e6:.1f}")
 
 
-def _slower(lines):
+def _slower(family, lines):
     """Where a peer beats us, in words, so that no table has to be searched for it."""
+    yardsticks = {p.name for p in family.providers if p.yardstick}
+    lines = [line for line in lines if line["provider"] not in yardsticks]
     ours = {_place(li): li["ms_p50"] for li in lines if li["provider"] == "otkernels"}
     lost = dict.fromkeys(
         f"{line['shape']} {line['mode']} ({line['clock']}, {line['provider']})"
@@ -152,13 +158,21 @@ def _place(line):
     return line["shape"], line["mode"], line["clock"]
 
 
-def _missing(lines):
+def _missing(family, lines):
+    """What could not run, and what was left out where, with the reasons."""
     reasons = dict.fromkeys(
         f"{line['provider']}, {line['shape']} {line['mode']} {line['clock'] or ''}: "
         f"{line['missing']}"
         for line in lines
         if line["missing"]
     )
+    device, here = lines[0]["device"], {line["shape"] for line in lines}
+    reasons |= {
+        f"{provider.name}, {shape.name}: left out, {why}": None
+        for shape in family.shapes[device]
+        for provider in family.providers
+        if shape.name in here and (why := provider.left_out(device, shape))
+    }
     found = "".join(f"\n- {reason}" for reason in reasons)
     return f"Not run:\n{found}\n" if reasons else ""
 
@@ -178,6 +192,8 @@ def _goal_text(goal):
         return f"{goal.shape}: time", goal.clock, f"≤ {goal.target:g} ms"
     if goal.quantity == "memory":
         return f"{goal.shape}: peak memory over {goal.against}", goal.clock, f"≤ {goal.target:g}"
+    if goal.quantity == "cost":
+        return f"{goal.shape}: time over that of {goal.against}", goal.clock, f"≤ {goal.target:g}×"
     return f"{goal.shape}: speed over {goal.against}", goal.clock, f"≥ {goal.target:g}×"
 
 
@@ -202,5 +218,5 @@ def _verdict(goal, measured):
     if measured is None:
         return "not measured", "–"
     reached = measured >= goal.target if goal.quantity == "speedup" else measured <= goal.target
-    unit = {"speedup": "×", "ms": " ms", "memory": ""}[goal.quantity]
+    unit = {"speedup": "×", "cost": "×", "ms": " ms", "memory": ""}[goal.quantity]
     return f"{measured:.3g}{unit}", "yes" if reached else "**no**"

@@ -114,8 +114,8 @@ def each_problem(one):
 
 
 def pot_error(shape):
-    """POT cumulates the weights 1 / N in float32, so each is right within eps, relative N eps."""
-    return max(shape.N, shape.M or 0) * torch.finfo(torch.float32).eps
+    """Of value and gradient: POT cumulates the weights 1 / N in float32, each right within eps."""
+    return 0.0, max(shape.N, shape.M or 0) * torch.finfo(torch.float32).eps
 
 
 PROVIDERS = (

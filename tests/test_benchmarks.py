@@ -140,7 +140,8 @@ def test_a_known_error_of_a_peer_loosens_its_own_gate_only(family, use, tmp_path
     def provider(name, own_error):
         return Provider(name, "", lambda: wrong_gradient, own_error=own_error)
 
-    known, unknown = provider("known", lambda shape: 1.0), provider("unknown", lambda shape: 0.0)
+    known = provider("known", lambda shape: (0.0, 1.0))
+    unknown = provider("unknown", lambda shape: (1.0, 0.0))
     use(dataclasses.replace(family, providers=(*family.providers, known, unknown)))
     out = tmp_path / "cpu.jsonl"
     (red,) = run("cpu", pattern=ONE, smoke=True, out=out, seconds=0)
