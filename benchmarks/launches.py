@@ -16,12 +16,12 @@ from unittest import mock
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from otkernels.kernels import cells, match, matmul, rows, sliced
+from otkernels.kernels import cells, match, matmul, mmd, rows, sliced, split
 
 from . import cases, report
 from .case import MODES
 
-MODULES = (cells, match, matmul, rows)
+MODULES = (cells, match, matmul, mmd, rows, split)
 MODE = "forward_backward"
 # Calls of the library that only allocate.
 _ALLOCATE = {"empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided"}
@@ -96,7 +96,70 @@ def _potential(k):
     return values + sum(_size(k[f"{name}_ptr"]) for name in ("levels_u", "levels_v", "potential"))
 
 
+def _extent(k):
+    return _points(k) + _size(k["mass_ptr"]) + _size(k["extent_ptr"])
+
+
+def _split(k):
+    written = (1 + k["SPLIT"]) * _size(k["high_ptr"])
+    others = sum(_size(k[f"{name}_ptr"]) for name in ("extent", "norm", "delta", "unit"))
+    return _points(k) + written + others
+
+
+def _points(k):
+    """The points of both clouds, without their padding."""
+    return len(k["z_ptr"]) * (k["n"] + k["m"]) * k["d"] * k["z_ptr"].itemsize
+
+
+def _walked(k):
+    """Points that one launch of a walk reads: its rows, and the columns between the clouds."""
+    in_y = k["first_row"] > 0
+    across = k["walks"] >> (2 * in_y + 1) & 1
+    blocks = -(-(k["n"] if in_y else k["m"]) // k["BLOCK_N"])
+    return k["blocks"] * k["BLOCK_M"], across * blocks * k["BLOCK_N"]
+
+
+def _walk(k):
+    """What every walk moves besides points: masses, rates, two coefficients, its results."""
+    batch, own, other = len(k["mass_ptr"]), *_walked(k)
+    results = 2 * own * k["shares"] * k["part_ptr"].itemsize
+    scalars = _size(k["rate_ptr"]) + batch * 2 * k["coefficient_ptr"].itemsize
+    size = k["m"] if k["first_row"] > 0 else k["n"]
+    own_masses = own if k["GRAD"] else -(-size // k["BLOCK_N"]) * k["BLOCK_N"]
+    masses = batch * (own_masses + other) * k["mass_ptr"].itemsize
+    return batch * results + scalars + masses + k["GRAD"] * _size(k["grad_ptr"])
+
+
+def _products(k):
+    batch, own, other = len(k["mass_ptr"]), *_walked(k)
+    width = -(-k["d"] // k["BLOCK_D"]) * k["BLOCK_D"]
+    points = (own + other) * width * k["high_ptr"].itemsize * (1 + k["SPLIT"])
+    numbers = (2 * own + other + 1 + k["GRAD"] * width) * k["norm_ptr"].itemsize
+    return _walk(k) + batch * (points + numbers) + _size(k["near_ptr"])
+
+
+def _differences(k):
+    return _walk(k) + len(k["z_ptr"]) * sum(_walked(k)) * k["d"] * k["z_ptr"].itemsize
+
+
+def _near(k):
+    # The tiles that it takes again depend on the points, so only those it looks for are counted.
+    return _size(k["near_ptr"])
+
+
+def _totals(k):
+    each = 8 * len(k["mass_ptr"])
+    read = each * ((1 + 2 * k["shares"] + k["POTENTIAL"]) * k["rows"] + 3)
+    return read + each * 4
+
+
 BYTES = {
+    "_extent_kernel": _extent,
+    "_split_kernel": _split,
+    "_products_kernel": _products,
+    "_differences_kernel": _differences,
+    "_near_kernel": _near,
+    "_totals_kernel": _totals,
     "_matmul_kernel": _matmul,
     "_match_kernel": _match,
     "_sort_run_kernel": _sort_run,
@@ -209,8 +272,10 @@ def chunks(shape):
 
 
 def rows_of_table():
-    """For every shape of every family on a GPU: chunks, launches, library calls and megabytes."""
+    """For every shape of a sliced family on a GPU: chunks, launches, library calls, megabytes."""
     for family in cases.FAMILIES:
+        if not family.op.startswith("sliced"):
+            continue
         for shape in family.shapes["cuda"]:
             inputs = [t.to("meta") for t in family.inputs(shape)]
             found = record(launcher(family, inputs))

@@ -10,7 +10,7 @@ from triton.runtime import interpreter
 
 from benchmarks import cases, launches
 from benchmarks.case import Shape
-from otkernels.kernels import match, rows, sliced
+from otkernels.kernels import match, mmd, rows, sliced
 
 FUSED = ["_matmul_kernel", "_matmul_kernel", "_match_kernel", "_matmul_kernel"]
 
@@ -106,6 +106,28 @@ def test_gradients_to_masses_are_counted(touched):
     assert moved[:-2] == stated[:-2]
     # A search reads some of the other side's levels, and of its values those that it finds.
     assert all(0.5 * s < m <= s for m, s in zip(moved[-2:], stated[-2:], strict=True))
+
+
+@pytest.mark.parametrize("masses", [False, True])
+@pytest.mark.parametrize(
+    ("d", "kernels"), [(3, ["_differences_kernel"]), (10, ["_products_kernel"])]
+)
+def test_kernel_sums_are_counted(d, kernels, masses, touched):
+    """Rows of x with a gradient, rows of y without, in launches of their own."""
+    x, y, rates = torch.randn(2, 65, d), torch.randn(2, 9, d), torch.ones(2, 1)
+    needs = [True, False, masses, False, False]
+    a = torch.full((2, 65), 1 / 65, dtype=torch.float64) if masses else None
+    found = launches.record(
+        lambda: mmd.kernel_sums(
+            x, y, a, None, None, rates, None, None, "gaussian", [True] * 3, False, needs
+        ),
+        True,
+    )
+    prepared = ["_extent_kernel", "_split_kernel"] if d > mmd.DIRECT else []
+    assert names(found) == [*prepared, *kernels, *kernels, "_totals_kernel"]
+    stated = [launch.bytes for launch in found if launch.triton]
+    moved = [sum(size for kind in one.values() for _, size in kind) for one in touched]
+    assert moved == stated
 
 
 def test_both_gradients_and_none(small):

@@ -1,11 +1,14 @@
 """What only a GPU shows: sizes out of the interpreter's reach, capture, a second device."""
 
+import functools
+
 import pytest
 import torch
 from support import assert_close64, value_and_grads
 
 from otkernels import (
     max_sliced_wasserstein,
+    mmd,
     sliced_wasserstein,
     sliced_wasserstein_to_normal,
     wasserstein_1d,
@@ -160,3 +163,84 @@ def test_tensors_of_another_device_than_the_current():
     theta = torch.randn(8, 32, device="cuda:1")
     expected = sliced_wasserstein(x.double(), y.double(), projections=theta, impl="torch")
     assert_close64(sliced_wasserstein(x, y, projections=theta), expected, terms=300 * 32)
+
+
+KERNELS = ["gaussian", "laplacian", "imq", "rational_quadratic", "polynomial", "energy"]
+
+
+@pytest.mark.parametrize("d", [1, 8, 9, 64, 200])
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("sizes", [(1000, 777), (5000, 4096)], ids=str)
+def test_mmd(kernel, d, sizes):
+    """Rows alone fill no device at these sizes, so columns are shared out."""
+    x, y = torch.randn(sizes[0], d, device="cuda"), torch.randn(sizes[1], d, device="cuda") + 0.5
+    scale = d**0.5
+    options = {} if kernel in ("polynomial", "energy") else {"bandwidth": (scale, 3 * scale)}
+    size = {"polynomial": 30.0, "energy": 2 * scale}.get(kernel, 2.0)
+
+    def run(dtype, impl):
+        return value_and_grads(
+            lambda x, y: mmd(x, y, kernel=kernel, impl=impl, **options), x.to(dtype), y.to(dtype)
+        )
+
+    actual, expected = run(torch.float32, "triton"), run(torch.float64, "torch")
+    eps = torch.finfo(torch.float32).eps
+    assert (actual[0] - expected[0]).abs() <= d**0.5 * eps * size
+    for out, reference in zip(actual[1:], expected[1:], strict=True):
+        # Each is the difference of two sums, of pairs within a cloud and between the clouds.
+        bound = (sum(sizes) * d) ** 0.5 * eps * max(reference.abs().max(), size / scale / len(out))
+        assert (out - reference).abs().max() <= bound
+
+
+def test_mmd_gives_the_same_bits_twice():
+    x, y = torch.randn(2, 3000, 40, device="cuda")
+    for kernel in KERNELS:
+        function = functools.partial(mmd, kernel=kernel)
+        one, other = (value_and_grads(function, x, y) for _ in range(2))
+        assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("d", [2, 16])
+def test_mmd_of_more_than_2_31_pairs(d):
+    """Points repeated k times are k-fold masses: the value is that of the points once."""
+    x, y = torch.randn(2, 1000, d, device="cuda")
+    repeated = [t.repeat(60, 1) for t in (x, y)]
+    actual = mmd(*repeated, bandwidth=2.0, impl="triton")
+    expected = mmd(x.double(), y.double(), bandwidth=2.0, impl="torch")
+    assert (actual - expected).abs() <= d**0.5 * torch.finfo(torch.float32).eps
+
+
+def test_fast_mmd():
+    x, y = torch.randn(1500, 64, device="cuda"), torch.randn(1500, 64, device="cuda") + 0.1
+
+    def run(dtype, **options):
+        return value_and_grads(
+            lambda x, y: mmd(x, y, bandwidth=8.0, **options), x.to(dtype), y.to(dtype)
+        )
+
+    fast, exact = run(torch.float32, precision="fast"), run(torch.float64, impl="torch")
+    assert (fast[0] - exact[0]).abs() <= 1e-5  # as the docstring says, of a kernel of at most 1
+    for out, reference in zip(fast[1:], exact[1:], strict=True):
+        assert (out - reference).abs().max() <= 1e-3 * reference.abs().max()
+
+
+def test_mmd_in_a_cuda_graph():
+    x, y = torch.randn(2, 1000, 20, device="cuda")
+    x.requires_grad_()
+
+    def step():
+        return torch.autograd.grad(mmd(x, y, kernel="energy"), x)[0]
+
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = step()
+    with torch.no_grad():
+        x.copy_(torch.randn_like(x))
+    graph.replay()
+    torch.testing.assert_close(captured, step(), rtol=0, atol=0)
