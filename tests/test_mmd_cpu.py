@@ -122,7 +122,7 @@ def test_terms(profile, masses, wanted):
 @pytest.mark.parametrize("more", [-1, 0, 1])
 def test_true_size_of_tiles(profile, more):
     assert_matches(inputs(pairs.SIDE + more, 40, 5), profile)
-    assert_matches(inputs(20, pairs.SIDE // 2 + more, 5, k=2), profile)
+    assert_matches(inputs(20, pairs.SIDE + more, 5, k=2), profile)
 
 
 @pytest.mark.usefixtures("each_form")

@@ -20,8 +20,7 @@ import torch
 from .profiles import FORMS
 
 # Points of one cloud in a tile; problems smaller than that share a tile of SIDE^2 elements. Smaller
-# tiles cost more calls, larger ones leave the cache; with several rates, which need five tiles at a
-# time, SIDE is halved.
+# tiles cost more calls, larger ones leave the cache.
 SIDE = 512
 # Sides of tiles are multiples of this, as products like them.
 ALIGNED = 32
@@ -146,10 +145,9 @@ class Pairs:
     def run(self):
         """Visit every tile."""
         (problems, n), m = self.left.norms.shape, self.right.norms.shape[1]
-        side = SIDE if self.single else SIDE // 2
-        for p in _spans(problems, max(1, side**2 // (min(n, side) * min(m, side)))):
-            for i in _spans(n, side, ALIGNED):
-                for j in _spans(m, side, ALIGNED):
+        for p in _spans(problems, max(1, SIDE**2 // (min(n, SIDE) * min(m, SIDE)))):
+            for i in _spans(n, SIDE, ALIGNED):
+                for j in _spans(m, SIDE, ALIGNED):
                     if not self.own or j.start >= i.start:
                         self._visit(p, i, j)
 
