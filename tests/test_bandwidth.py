@@ -254,8 +254,10 @@ def test_bandwidths_of_each_problem(impl, device):
     close(alone, value[0])
 
 
-@pytest.mark.parametrize("kind", ["one", "several", "of each problem", "median"])
-@pytest.mark.parametrize("impl", FAST)
+FORMS = [(impl, form) for impl in FAST for form in ("one", "of each problem")]
+
+
+@pytest.mark.parametrize(("impl", "kind"), [*FORMS, (FAST[0], "several"), (FAST[0], "median")])
 def test_every_form_of_a_bandwidth_matches_the_definition(impl, kind, device):
     x, y = clouds(4, 3, 9, batch=(2,), dtype=torch.float64, device=device)
     bandwidth = {
@@ -282,7 +284,7 @@ def test_extreme_numbers_are_taken_as_tensors_are(impl, s):
         assert mmd(x, y, bandwidth=bandwidth, impl=impl).item() == pytest.approx(expected, abs=1e-7)
 
 
-@pytest.mark.parametrize("impl", QUICK)
+@pytest.mark.parametrize("impl", FAST[:1])
 def test_wrong_bandwidth_of_one_problem_makes_it_nan(impl, device):
     """Where it cannot be read, as under torch.compile; NaN is never refused."""
     x, y = clouds(4, 3, batch=(3,), device=device)

@@ -128,7 +128,6 @@ def kernel_sums(x, y, a, b, coefficients, rates, n, m, profile, terms, fast, nee
     given = rates.reshape(-1, rates.shape[-1]).contiguous()
     part, grads = _walk(z, sizes, mass, factors, given, profile, terms, fast, needs)
     value, sums, potential = _totals(part, mass, factors, sizes, terms, any(needs[2:4]))
-    nothing = value.new_empty((*batch, 0))
     return (
         value.reshape(batch),
         *(
@@ -136,10 +135,11 @@ def kernel_sums(x, y, a, b, coefficients, rates, n, m, profile, terms, fast, nee
             for t, grad, need in zip((x, y), grads, needs, strict=False)
         ),
         *(
-            potential[:, where].reshape(*batch, -1) if need else nothing
-            for where, need in zip(_places(*sizes), needs[2:4], strict=True)
+            # A copy, as results of an operator may not share memory.
+            potential[:, where].clone().reshape(*batch, k) if need else value.new_empty((*batch, 0))
+            for where, need, k in zip(_places(*sizes), needs[2:4], sizes, strict=True)
         ),
-        sums.reshape(*batch, 3) if needs[4] else nothing,
+        sums.reshape(*batch, 3) if needs[4] else value.new_empty((*batch, 0)),
     )
 
 
