@@ -197,12 +197,12 @@ def test_near_pairs_in_many_chunks(monkeypatch):
 
 
 @pytest.mark.parametrize("profile", ["gaussian", "cauchy"])
-@pytest.mark.parametrize("d", [2, 8])
-def test_narrow_kernel_on_distant_clusters(profile, d):
-    # In float32 about one centre, |x|^2 + |y|^2 - 2 <x, y> would be wrong by 0.03.
+@pytest.mark.parametrize(("d", "apart"), [(2, 1000), (8, 40), (8, 1000)])
+def test_narrow_kernel_on_distant_clusters(profile, d, apart):
+    # In float32 about one centre, |x|^2 + |y|^2 - 2 <x, y> would be wrong by 5e-5 or 0.03.
     x, y, *rest = inputs(24, 20, d, k=2)
-    x[12:] += 1e3
-    y[10:] += 1e3
+    x[12:] += apart
+    y[10:] += apart
     assert_matches((x, y, *rest), profile)
 
 
@@ -279,6 +279,13 @@ def test_equal_clouds(monkeypatch, kernel):
         out = otkernels.mmd(x, x.flip(0), kernel=kernel, impl="cpu")
         size = 1 if kernel != "energy" else 2 * torch.cdist(x, x).mean()
         assert abs(out) <= 1e-7 * size
+
+
+def test_many_tiny_equal_clouds(monkeypatch):
+    monkeypatch.undo()
+    x = torch.randn(10_000, 3, 9) + 100
+    assert 10_000 * 6**2 > pooled.PAIRS  # so they go to the tiles
+    assert otkernels.mmd(x, x.flip(1), kernel="imq", impl="cpu").abs().max() <= 1e-7
 
 
 def test_same_bits_again():
