@@ -23,7 +23,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from otkernels.kernels import cells, match, matmul, rows
+from otkernels.kernels import cells, match, matmul, mmd, rows, split, walks
 
 TABLES = pathlib.Path(__file__).parent / "registers"
 
@@ -42,11 +42,22 @@ class Case:
     """One kernel with one choice of constants: what a launch on some target would compile.
 
     ``aligned`` names the integers that are multiples of 16, which a launch tells the compiler.
+    ``warps`` is for launches that ask for as many whatever their width, else ``threads`` counts.
     """
 
     def __init__(
-        self, name, kernel, pointers, constants, threads, precision=None, aligned=(), options=None
+        self,
+        name,
+        kernel,
+        pointers,
+        constants,
+        threads=None,
+        precision=None,
+        aligned=(),
+        options=None,
+        warps=None,
     ):
+        self.warps = warps
         self.aligned = aligned
         self.options = options or {}
         self.name = name
@@ -75,6 +86,9 @@ class Case:
                 for n in (*self.pointers, *self.aligned)
             },
         )
+        if self.warps is not None:
+            options = {"num_warps": self.warps} | ({} if hip else self.options)
+            return triton.compile(source, target=target, options=options)
         options = {"num_warps": max(1, self.threads // target.warp_size)}
         if not hip:
             options |= rows.launch_options(self.threads) | self.options
@@ -261,6 +275,71 @@ def matmul_cases():
                     )
 
 
+def pair_cases():
+    """Every width that ``mmd.config`` can choose, every profile, all kinds of products."""
+    for given, d, profile, flags in pair_kinds():
+        dtype = torch.float64 if given == torch.float64 else torch.float32
+        flags = {"PROFILE": profile, "GRAD": True, **flags}
+        direct = d <= mmd.DIRECT and profile != "polynomial"
+        block_m, block_n, block_d, warps = mmd.config(d, dtype, direct)
+        flags["BLOCK_M"], flags["BLOCK_N"], flags["ROWS"] = block_m, block_n, split.ROWS
+        pointers = dict.fromkeys(("rate_ptr", "grad_ptr"), POINTERS[dtype])
+        pointers |= dict.fromkeys(("mass_ptr", "coefficient_ptr", "part_ptr"), "*fp64")
+        given_too = pointers | {"z_ptr": POINTERS[given]}
+        if direct:
+            constants = flags | {"BLOCK_D": block_d}
+            name = f"differences {given} {label(constants)}"
+            yield Case(name, walks._differences_kernel, given_too, constants, warps=warps)
+            continue
+        constants = {"SPLIT": dtype == torch.float32, **flags, "CHUNKED": d > block_d}
+        constants |= {"BLOCK_D": block_d}
+        name = f"products {given} {label(constants)}"
+        constants |= {"NEAR": mmd.NEAR, "GROUP": walks.GROUP}
+        half = "*fp16" if dtype == torch.float32 else POINTERS[dtype]
+        pointers |= {"high_ptr": half, "low_ptr": half, "near_ptr": "*i32"}
+        pointers |= dict.fromkeys(("norm_ptr", "delta_ptr", "unit_ptr"), POINTERS[dtype])
+        limit = mmd.register_limit()
+        yield Case(name, walks._products_kernel, pointers, constants, options=limit, warps=warps)
+        if profile == "laplacian":
+            flags.pop("SPLIT", None)
+            name = f"near {given} {label(flags)}"
+            constants = flags | {"GROUP": walks.GROUP}
+            given_too["near_ptr"] = "*i32"
+            yield Case(name, walks._near_kernel, given_too, constants, warps=warps)
+
+
+def pair_kinds():
+    """Type of the points, their dimension, profile and flags other than those of most launches."""
+    single, double, half = torch.float32, torch.float64, torch.bfloat16
+    yield single, 64, "laplacian", {}
+    yield single, 64, "gaussian", {}
+    yield single, 64, "gaussian", {"GRAD": False}
+    yield single, 64, "energy", {}
+    yield single, 512, "gaussian", {}
+    yield single, 16, "cauchy", {}
+    yield single, 512, "polynomial", {}
+    yield half, 512, "laplacian", {"SPLIT": False}
+    yield double, 512, "energy", {}
+    yield half, 8, "cauchy", {}
+    yield double, 8, "laplacian", {}
+
+
+def split_cases():
+    """The kernels that make points ready, and the totals."""
+    block = {"ROWS": split.ROWS, "COLUMNS": split.COLUMNS, "SHARES": split.SHARES}
+    pointers = {"z_ptr": "*bf16", "mass_ptr": "*fp64", "extent_ptr": "*fp32"}
+    yield Case(f"extent {label(block)}", split._extent_kernel, pointers, block, warps=4)
+    pointers = {"z_ptr": "*bf16", "high_ptr": "*fp16", "low_ptr": "*fp16"}
+    pointers |= dict.fromkeys(("extent_ptr", "norm_ptr", "delta_ptr", "unit_ptr"), "*fp32")
+    constants = {"CENTRED": True, "SCALED": True, "SPLIT": True, **block}
+    name = f"split {label(constants)}"
+    yield Case(name, split._split_kernel, pointers, constants, warps=4, aligned=("width",))
+    names = ("part", "mass", "coefficient", "value", "sums", "potential")
+    pointers = dict.fromkeys((f"{name}_ptr" for name in names), "*fp64")
+    constants = {"POTENTIAL": True, "ROWS": split.ROWS, "BLOCK": mmd.SUMMED}
+    yield Case(f"totals {label(constants)}", mmd._totals_kernel, pointers, constants, warps=4)
+
+
 @functools.cache
 def cases():
     """All cases by name."""
@@ -272,6 +351,8 @@ def cases():
         matmul_cases,
         contiguous_matmul_cases,
         one_point_cases,
+        pair_cases,
+        split_cases,
     )
     return {case.name: case for kind in kinds for case in kind()}
 
@@ -290,9 +371,13 @@ def _amd(compiled):
     def field(name):
         return int(re.search(rf"\.{name}:\s+(\d+)", text).group(1))
 
-    spills = field("vgpr_spill_count") + field("sgpr_spill_count")
-    instructions = len(re.findall(r"^\s+[vsdgb][a-z]*_\w+", text, re.MULTILINE))
-    return {"registers": field("vgpr_count"), "spills": spills, "instructions": instructions}
+    return {
+        "registers": field("vgpr_count"),
+        "spills": field("vgpr_spill_count"),
+        # To lanes of a vector register, not to memory: recorded, but no problem.
+        "scalar_spills": field("sgpr_spill_count"),
+        "instructions": len(re.findall(r"^\s+[vsdgb][a-z]*_\w+", text, re.MULTILINE)),
+    }
 
 
 def _nvidia(compiled):

@@ -25,6 +25,12 @@ REPRESENTATIVE = [
     "rank_match torch.float64 P=1.5,NEED_U=True,NEED_V=True",
     "matmul torch.bfloat16->torch.float32 BLOCK_M=64,BLOCK_N=64,BLOCK_K=32,ACCUMULATE=True",
     "matmul torch.float64->torch.float64 BLOCK_M=64,BLOCK_N=64,BLOCK_K=16,ACCUMULATE=True",
+    "products torch.float32 SPLIT=True,PROFILE=cauchy",
+    "near torch.float32",
+    "differences torch.bfloat16",
+    "split CENTRED=True",
+    "extent ",
+    "totals ",
 ]
 
 
