@@ -88,9 +88,10 @@ def discrepancy(
         for points, masses, wanted in zip((x, y), (a, b), terms, strict=False):
             if wanted:
                 value = value + _diagonal(points, masses, rates, profile)
-    # Most kernels are 0 at infinity, so an infinite point would pass for one that is far away.
+    # Most kernels are 0 at infinity, so a point that is infinite, or whose square is, would pass
+    # for one that is far away.
     for points in (x, y):
-        value = value + (points.detach() * 0).sum((-2, -1))
+        value = value + (points.detach().to(rates.dtype).square() * 0).sum((-2, -1))
     return nan_everywhere(value)
 
 

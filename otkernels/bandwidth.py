@@ -143,35 +143,52 @@ def wae_bandwidths(dim, *, prior="normal", scale=1.0):
 def rates(measures, kernel, bandwidth, validate=False):
     """Rates (..., K) of a kernel's profile in the accumulation dtype; see ``_kernels``.
 
-    The leading axes of a bandwidth are included in the batch of the measures.
+    The leading axes of a bandwidth are included in the batch of the measures. That of an infinite
+    bandwidth, such as a median that overflowed, is NaN.
     """
-    function, given = measures.function, measures.given[0]
-    factor = KERNELS[kernel].factor
+    given, factor = measures.given[0], KERNELS[kernel].factor
     dtype, device = _ops.accumulation_dtype(given.dtype), given.device
+    numbers_ = check(measures.function, kernel, bandwidth)
     if factor is None:
-        ok = isinstance(bandwidth, str) and bandwidth == "median"
-        condition = f"be left out for kernel {kernel!r}, which has none"
-        _check.require(ok, function, "bandwidth", condition, repr(bandwidth))
         rate = 1 / given.shape[-1] if kernel == "polynomial" else 1.0
         return torch.full((1,), rate, dtype=dtype, device=device)
     if isinstance(bandwidth, str):
-        allowed = "be 'median', a positive number, a sequence of them or a tensor"
-        _check.require(bandwidth == "median", function, "bandwidth", allowed, repr(bandwidth))
         with torch.no_grad():
             median = median_of(tuple(measures.point_sets()), measures.counts(weighed=True))
-        return factor / median[..., None].square()
+        scales = median[..., None].double()
+    elif isinstance(bandwidth, torch.Tensor):
+        scales = _of_tensor(measures, bandwidth, validate)
+    else:
+        # Filled, not copied: a copy from the host would wait for a GPU and break a CUDA graph.
+        scales = [torch.full((1,), s, dtype=torch.float64, device=device) for s in numbers_]
+        scales = torch.cat(scales)
+    rate = (factor / scales.square()).to(dtype)
+    return torch.where(scales.isfinite(), rate, torch.nan)
+
+
+def check(function, kernel, bandwidth):
+    """The numbers of a bandwidth that is given as such; a tensor's are not looked at here."""
+    if KERNELS[kernel].factor is None:
+        ok = isinstance(bandwidth, str) and bandwidth == "median"
+        condition = f"be left out for kernel {kernel!r}, which has none"
+        if not ok:  # only now, because a number that is being traced has no repr
+            raise ValueError(_check.message(function, "bandwidth", condition, repr(bandwidth)))
+        return ()
+    if isinstance(bandwidth, str):
+        allowed = "be 'median', a positive number, a sequence of them or a tensor"
+        _check.require(bandwidth == "median", function, "bandwidth", allowed, repr(bandwidth))
+        return ()
     if isinstance(bandwidth, torch.Tensor):
-        return _of_tensor(measures, bandwidth, factor, validate).to(dtype)
-    each = tuple(bandwidth) if _is_sequence(bandwidth) else (bandwidth,)
-    _check.require(len(each) > 0, function, "bandwidth", "not be empty", "()")
-    for s in each:
+        return ()
+    numbers_ = tuple(bandwidth) if _is_sequence(bandwidth) else (bandwidth,)
+    _check.require(len(numbers_) > 0, function, "bandwidth", "not be empty", "()")
+    for s in numbers_:
         _check.positive(function, "bandwidth", s)
-    # Filled, not copied: a copy from the host would wait for a GPU and break a CUDA graph.
-    each = [torch.full((1,), s, dtype=torch.float64, device=device) for s in each]
-    return (factor / torch.cat(each).square()).to(dtype)
+    return numbers_
 
 
-def _of_tensor(measures, bandwidth, factor, validate):
+def _of_tensor(measures, bandwidth, validate):
+    """Bandwidths (..., K), float64, of a tensor; NaN where they are not positive."""
     function, device = measures.function, measures.given[0].device
     _check.floating(function, "bandwidth", bandwidth)
     if bandwidth.requires_grad and torch.is_grad_enabled():
@@ -191,7 +208,7 @@ def _of_tensor(measures, bandwidth, factor, validate):
     if validate:
         _check.finite(function, "bandwidth", bandwidth)
     bandwidth = bandwidth.double()
-    return factor / torch.where(bandwidth > 0, bandwidth, torch.nan).square()
+    return torch.where(bandwidth > 0, bandwidth, torch.nan)
 
 
 def _is_sequence(bandwidth):

@@ -11,7 +11,7 @@ from . import bandwidth as bandwidths
 from ._kernel_sums import discrepancy
 from ._kernels import KERNELS
 from ._measures import Measures
-from ._results import root_and_reduce
+from ._results import nan_everywhere, root_and_reduce
 
 __all__ = ["energy_distance", "mmd"]
 
@@ -27,14 +27,14 @@ def check_options(function, kernel, unbiased, squared, reduction, precision):
     _check.require(squared or not unbiased, function, "squared", condition, squared)
 
 
-def clouds(function, x, y, weights, lengths, unbiased, validate=False):
+def clouds(function, x, y, weights, lengths, unbiased, validate=False, names=("x", "y")):
     """The :class:`Measures` of two clouds, of two points at least if ``unbiased``."""
     _check.clouds(function, x, y)
-    for name, cloud in (("x", x), ("y", y)):
+    for name, cloud in zip(names, (x, y), strict=True):
         n = cloud.shape[-2]
         condition = "have at least two points with unbiased=True"
         _check.require(n > 1 or not unbiased, function, name, condition, tuple(cloud.shape))
-    return Measures(function, -2, ("x", "y"), (x, y), weights, lengths, validate)
+    return Measures(function, -2, names, (x, y), weights, lengths, validate)
 
 
 def mmd(
@@ -228,14 +228,15 @@ def answer(
             impl=impl,
         )
         if within_y is not None:
-            value = value + within_y
+            value = nan_everywhere(value + within_y)
         value = measures.nan_out_of_range(value).to(_ops.accumulation_dtype(x.dtype))
         return root_and_reduce(value, 2, not squared, reduction)
 
 
 def within(function, y, b, y_lengths, kernel, bandwidth, *, unbiased, precision, validate, impl):
     """The term E k(y, y') of y (..., M, D) alone: (...), float64."""
-    measures = clouds(function, y, y, (b, b), (y_lengths, y_lengths), unbiased, validate)
+    lengths, names = (y_lengths, y_lengths), ("y", "y")
+    measures = clouds(function, y, y, (b, b), lengths, unbiased, validate, names)
     impl = _ops.choose_impl(function, impl, y.device)
     with _ops.without_autocast(y.device):
         rates = bandwidths.rates(measures, kernel, bandwidth, validate)

@@ -284,6 +284,13 @@ def test_extreme_numbers_are_taken_as_tensors_are(impl, s):
         assert mmd(x, y, bandwidth=bandwidth, impl=impl).item() == pytest.approx(expected, abs=1e-7)
 
 
+@pytest.mark.parametrize("impl", QUICK)
+def test_overflow_is_no_number(impl):
+    x, y = 1e20 * torch.rand(2, 10, 3)
+    assert mmd(x, y, impl=impl).isnan()  # the median overflows
+    assert mmd(x, y, bandwidth=1e20, impl=impl).isnan()  # squared distances do
+
+
 @pytest.mark.parametrize("impl", FAST[:1])
 def test_wrong_bandwidth_of_one_problem_makes_it_nan(impl, device):
     """Where it cannot be read, as under torch.compile; NaN is never refused."""

@@ -90,6 +90,59 @@ def test_median_bandwidth_of_a_reference_is_its_own(device):
         loss(x)
 
 
+def test_a_reference_is_a_copy(device):
+    x, y = clouds(device)
+    loss = MMDLoss(bandwidth=1.0)
+    loss.set_reference(y, b=(b := torch.rand(15, device=device)))
+    before = loss(x)
+    y.zero_()
+    b.zero_()
+    assert torch.equal(loss(x), before)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("bandwidth", 5.0), ("kernel", "imq"), ("unbiased", True)]
+)
+def test_a_reference_is_not_used_with_other_settings(option, value, device):
+    x, y = clouds(device)
+    loss = MMDLoss(bandwidth=1.0)
+    loss.set_reference(y)
+    setattr(loss, option, value)
+    with pytest.raises(ValueError, match="the reference must be set again after kernel, bandwidth"):
+        loss(x)
+    loss.set_reference(y)
+    torch.testing.assert_close(loss(x), loss(x, y))
+
+
+def test_a_failing_reference_leaves_the_old_one(device):
+    x, y = clouds(device)
+    loss = MMDLoss(bandwidth=1.0)
+    loss.set_reference(y)
+    before = loss(x)
+    with pytest.raises(ValueError, match=r"set_reference: b must have shape \(\.\.\., 15\)"):
+        loss.set_reference(y, b=torch.rand(4, device=device))
+    with pytest.raises(TypeError, match="set_reference: y_lengths must be an integer tensor"):
+        loss.set_reference(y, y_lengths=torch.ones((), device=device))
+    assert torch.equal(loss(x), before)
+
+
+def test_a_reference_without_a_value_has_no_gradient_either(device):
+    x, y = clouds(device)
+    loss = MMDLoss(bandwidth=1.0, unbiased=True)
+    loss.set_reference(y, b=torch.eye(15, device=device)[0])  # all mass in one point
+    value = loss(x.requires_grad_())
+    value.backward()
+    assert value.isnan()
+    assert x.grad.isnan().all()
+
+
+def test_a_bandwidth_that_is_a_tensor_moves_with_the_module():
+    loss = torch.nn.Sequential(MMDLoss(bandwidth=torch.tensor([1.0, 2.0]))).half().to("meta")
+    assert loss[0].bandwidth.is_meta
+    assert loss[0].bandwidth.dtype == torch.float32
+    assert not loss.state_dict()
+
+
 def test_no_gradient_reaches_a_reference(device):
     x, y = clouds(device)
     loss = MMDLoss()
@@ -146,7 +199,15 @@ def test_bad_options_are_refused_when_made(cls, options, message):
         cls(**options)
 
 
-def test_bad_kernel_is_refused_when_made():
+def test_bad_kernel_and_bandwidth_are_refused_when_made():
+    with pytest.raises(ValueError, match="^MMDLoss: bandwidth must be a positive number; got -1"):
+        MMDLoss(bandwidth=-1)
+    with pytest.raises(ValueError, match="^MMDLoss: bandwidth must be 'median'.* got 'mean'"):
+        MMDLoss(bandwidth="mean")
+    with pytest.raises(
+        ValueError, match="^MMDLoss: bandwidth must be left out for kernel 'energy'"
+    ):
+        MMDLoss("energy", bandwidth=1.0)
     with pytest.raises(ValueError, match="^MMDLoss: kernel must be one of 'gaussian', .*'rbf'$"):
         MMDLoss("rbf")
 

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 import torch
-from support import assert_close64
+from support import assert_close64, value_and_grads
 
 import otkernels
 from otkernels._kernel_sums import _OPS, _definition
@@ -274,17 +274,56 @@ def test_expanded_transposed_and_empty_inputs():
 @pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "imq", "energy"])
 def test_equal_clouds(monkeypatch, kernel):
     monkeypatch.undo()
-    for n, d in ((2, 6), (3, 9), (33, 3), (40, 16)):
+    for n, d in ((2, 6), (3, 9), (33, 3), (40, 16), (200, 20)):
         x = torch.randn(n, d) + 100
-        out = otkernels.mmd(x, x.flip(0), kernel=kernel, impl="cpu")
-        size = 1 if kernel != "energy" else 2 * torch.cdist(x, x).mean()
-        assert abs(out) <= 1e-7 * size
+        for bandwidth in ("median", 1.0, 1e-3, 1e-7) if kernel != "energy" else ("median",):
+            out = otkernels.mmd(x, x.flip(0), kernel=kernel, bandwidth=bandwidth, impl="cpu")
+            size = 1 if kernel != "energy" else 2 * torch.cdist(x, x).mean()
+            assert abs(out) <= 1e-7 * size
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "imq"])
+def test_equal_clouds_of_float64(kernel):
+    x = 10 * torch.randn(60, 8, dtype=torch.float64)
+    for bandwidth in (1.0, 1e-6, 1e-12):
+        out = otkernels.mmd(x, x.flip(0), kernel=kernel, bandwidth=bandwidth, impl="cpu")
+        assert abs(out) <= 60 * torch.finfo(torch.float64).eps
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "laplacian", "imq", "energy"])
+def test_small_clouds_a_million_apart(monkeypatch, kernel):
+    monkeypatch.undo()
+    scale = {} if kernel == "energy" else {"bandwidth": 1.0}
+    x, y = torch.randn(20, 8), torch.randn(20, 8) + 1e6
+    (value, gradient), (expected, reference) = (
+        value_and_grads(lambda x, y=y, i=i: otkernels.mmd(x, y, kernel=kernel, impl=i, **scale), x)
+        for x, y, i in ((x, y, "cpu"), (x.double(), y.double(), "torch"))
+    )
+    assert_close64(value, expected, terms=20 * (8 + PAIR))
+    assert_close64(gradient, reference, terms=20 * (8 + PAIR))
+
+
+@pytest.mark.parametrize("bandwidth", [1.0, 1e-5, 1e-7])
+def test_nan_does_not_choose_for_others(monkeypatch, bandwidth):
+    monkeypatch.undo()
+    x = torch.randn(2, 10, 5)
+    x[0, 0, 0] = torch.nan
+    value = otkernels.mmd(x, x.flip(1), bandwidth=bandwidth, impl="cpu")
+    assert value[0].isnan()
+    assert abs(value[1]) <= 1e-7
+
+
+def test_collapsed_clouds_are_taken_by_differences(monkeypatch):
+    monkeypatch.setattr(pairs.Pairs, "_near_differences", None)  # of single pairs, which is slow
+    x, y, *rest = inputs(40, 30, 6)
+    for profile in ("laplacian", "energy"):
+        assert_matches((x * 0 + 1, y * 0 + 1, *rest), profile)
 
 
 def test_many_tiny_equal_clouds(monkeypatch):
     monkeypatch.undo()
     x = torch.randn(10_000, 3, 9) + 100
-    assert 10_000 * 6**2 > pooled.PAIRS  # so they go to the tiles
+    assert pooled.PAIRS < 10_000 * 6**2  # so they go to the tiles
     assert otkernels.mmd(x, x.flip(1), kernel="imq", impl="cpu").abs().max() <= 1e-7
 
 

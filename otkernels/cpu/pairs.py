@@ -26,9 +26,11 @@ SIDE = 512
 ALIGNED = 32
 # Up to so many coordinates squared distances are summed differences, which lose nothing.
 DIRECT = 4
-# Pairs with |x-y|^2 below this part of |x|^2 + |y|^2 are recomputed where a root magnifies errors.
+# Pairs with |x-y|^2 below this part of |x|^2 + |y|^2 are recomputed where a root magnifies errors,
+# or where a kernel is so narrow that rate |x|^2 times float64's rounding is 1e-8 (NARROW).
 NEAR = 1e-3
-# So many of them at a time.
+NARROW = 5e7
+# So many of them at a time; above a sixteenth of a tile, all of it is recomputed.
 NEAR_PAIRS = 2**12
 
 
@@ -74,7 +76,7 @@ class Side:
             return
         total = torch.bmm(weighed, slope.mT)
         self.moments[p, :, i] += total[:, :-1]
-        if slope is kernel:
+        if slope is kernel and self.slopes is None:
             self.sums[p, i] += total[:, -1]
             return
         if self.slopes is None:
@@ -101,20 +103,29 @@ class Pairs:
         self.need = any(side.need for side in sides)
         self.inner = profile == "polynomial"
         self.direct = takes_differences(profile, self.left.given)
-        self.near = self.form.root and not self.direct
-        self.moved = self.form.root and self.direct and self.need
+        steep = self.form.root or self._narrow(rates)
+        self.near = steep and not self.direct
+        self.moved = steep and self.direct and self.need
         self.single = rates.shape[1] == 1
-        self.folded = self.single and not self.form.root and not self.direct
+        self.folded = self.single and not steep and not self.direct
         self.scales = self.form.scale(rates).mT[..., None, None]
         self.factors = self.form.slope(rates).mT[..., None, None]
-        if self.form.root and self.need:
+        if steep and self.need:
             for side in sides:
                 side.pulls = torch.zeros_like(side.points)
+                side.slopes = torch.zeros_like(side.sums)  # apart from the sums, of fewer pairs
         if not self.direct:
             self.rows = self._rows()
         if self.near:
             self.limit = NEAR * (self.left.norms.max() + self.right.norms.max())
         self.tiles = {}
+
+    def _narrow(self, rates):
+        """Whether the kernel tells apart points that products in float64 do not."""
+        if self.inner or not rates.numel():
+            return False
+        norms = torch.maximum(self.left.norms.amax(-1), self.right.norms.amax(-1))
+        return bool((rates.amax(-1) * norms > NARROW).any())  # false for NaN
 
     def _rows(self):
         """Rows (P, D + 2, N): their products with the columns of the other side are tiles of t."""
@@ -157,6 +168,10 @@ class Pairs:
         tiles = self._memory(tuple(s.stop - s.start for s in (p, i, j)))
         t = self._distances(p, i, j, tiles)
         near = self._recompute_near(t, p, i, j, diagonal) if self.near else None
+        moved = self.moved
+        if near is not None and 16 * len(near) > t.numel():
+            self._fill_squares(t, p, i, j, tiles[1])
+            near, moved = None, self.need
         kernel, slope = self._evaluate(t, p, tiles)
         if diagonal:
             kernel.diagonal(dim1=1, dim2=2).zero_()
@@ -164,7 +179,7 @@ class Pairs:
                 slope.diagonal(dim1=1, dim2=2).zero_()
         if near is not None and self.need:
             self._pull_near(near, slope, p, i, j, mirrored)
-        if self.moved:
+        if moved:
             self._pull(slope, p, i, j, mirrored, tiles)
             slope = None
         times = 2 if self.own and not diagonal and not mirrored else 1
@@ -187,11 +202,15 @@ class Pairs:
         t, spare = tiles[:2]
         if not self.direct:
             return torch.bmm(self.rows[p, :, i].mT, self.right.columns[p, :, j], out=t)
+        self._fill_squares(t, p, i, j, spare)
+        return t
+
+    def _fill_squares(self, t, p, i, j, spare):
+        """Fill a tile with sums of squared differences."""
         t.zero_()
         for c in range(self.left.given.shape[1]):
             self._differences(c, p, i, j, spare)
             t.addcmul_(spare, spare)
-        return t
 
     def _differences(self, c, p, i, j, out):
         """Differences of coordinate c."""
@@ -225,13 +244,15 @@ class Pairs:
         return kernels, slopes if self.need else None
 
     def _recompute_near(self, t, p, i, j, diagonal):
-        """Set |x-y|^2 of near pairs from differences; their places (Q, 3) in the tile, or None."""
+        """Places (Q, 3) of near pairs or None; if they are few, their |x-y|^2 is set here."""
         if diagonal:
             t.diagonal(dim1=1, dim2=2).fill_(torch.inf)
         if t.amin() > self.limit:  # false for NaN
             return None
         norms = self.left.norms[p, i][:, :, None] + self.right.norms[p, j][:, None, :]
         near = (t <= NEAR * norms).nonzero()
+        if 16 * len(near) > t.numel():
+            return near
         for pairs in near.split(NEAR_PAIRS):
             t[pairs.unbind(1)] = self._near_differences(pairs, p, i, j).square().sum(1)
         return near if len(near) else None

@@ -1,11 +1,12 @@
 """Kernel sums of small problems on the CPU: both clouds as one, float64, few calls.
 
 A batch of a training step often has so few points that a call costs more than its arithmetic. Here
-the three sums come from one array over all pairs of the pooled points, in float64, which makes up
-for what ``pairs`` does with care: clouds are centred together and near pairs need no recomputing.
+the three sums come from one array over all pairs of the pooled points. Float64 makes up for some
+of the care that ``pairs`` takes; where it would not, for kernels with a root and for narrow ones,
+tiles it is.
 
 Cost per pair of the N + M points, in float64: 2 (D + 2) operations for the distance, 4 for sums,
-2 (D + 1) for each gradient, and one exp2 (or root, or reciprocal) for each rate.
+2 (D + 1) for each gradient, and one exp2 or reciprocal for each rate.
 """
 
 import torch
@@ -23,15 +24,15 @@ WIDE = 1e7
 def pooled_points(x, y, rates, profile):
     """Points of both clouds (P, N + M, D), centred, float64; None where tiles serve better."""
     total = x.shape[1] + y.shape[1]
-    if accumulation_dtype(x.dtype) == torch.float64 or len(x) * total**2 > PAIRS:
+    double = accumulation_dtype(x.dtype) == torch.float64
+    if double or FORMS[profile].root or len(x) * total**2 > PAIRS:
         return None
     z = torch.cat([x, y], dim=1).double()
-    if profile == "polynomial":
+    if profile == "polynomial" or not len(z):
         return z
     z -= z.mean(1, keepdim=True)
-    if len(z) and not FORMS[profile].root and rates.max() * z.square().sum(-1).max() > WIDE:
-        return None
-    return z
+    extent = rates.amax(-1) * z.square().sum(-1).amax(-1)
+    return None if (extent > WIDE).any() else z  # a NaN says nothing of the other problems
 
 
 def pooled_sums(z, n, masses, factors, rates, profile, needs):
@@ -69,10 +70,9 @@ def _kernel_and_slope(z, rates, profile, need):
     """Kernel, its derivative to |x-y|^2 but for a factor, and the factor (P, 1); no diagonal."""
     form = FORMS[profile]
     scales, factors = form.scale(rates), form.slope(rates)
-    root = _scaled(z, None, 0, profile).clamp_min_(0).sqrt_() if form.root else None
     kernels = slopes = None
     for scale, factor in zip(scales.mT[..., None, None], factors.mT[..., None, None], strict=True):
-        t = _scaled(z, scale, form.shift, profile) if root is None else root * scale
+        t = _scaled(z, scale, form.shift, profile)
         spare = t if profile == "gaussian" else torch.empty_like(t)
         kernel, slope = form.evaluate(t, spare, need)
         kernels = kernel if kernels is None else kernels.add_(kernel)
@@ -82,15 +82,12 @@ def _kernel_and_slope(z, rates, profile, need):
             slopes = slope * factor if slopes is None else slopes.addcmul_(slope, factor)
     for tile in (kernels, slopes) if need else (kernels,):
         tile.diagonal(dim1=1, dim2=2).zero_()
-    if need and form.root:
-        slopes.masked_fill_(root == 0, 0)
     single = factors if factors.shape[1] == 1 else torch.ones_like(factors[:, :1])
     return kernels, slopes, single
 
 
 def _scaled(z, scale, shift, profile):
     """The array (P, T, T) of scale |x-y|^2 + shift, or of scale <x, y> + shift, as one product."""
-    scale = 1 if scale is None else scale
     one = torch.ones_like(z[..., :1])
     if profile == "polynomial":
         return torch.cat([z * scale, one * shift], dim=-1) @ torch.cat([z, one], dim=-1).mT

@@ -1,35 +1,49 @@
 """MMD and energy distance as modules, with the reference whose own term they keep."""
 
+import torch
+
 from .. import _check
 from .._kernels import KERNELS
+from ..bandwidth import check as check_bandwidth
 from ..bandwidth import median_bandwidth
 from ..mmd import answer, check_options, within
 from ._loss import Loss
 
 __all__ = ["EnergyDistanceLoss", "MMDLoss"]
 
-_KEPT = ("reference", "reference_weights", "reference_lengths", "reference_term", "median")
+_KEPT = (
+    "reference",
+    "reference_weights",
+    "reference_lengths",
+    "reference_bandwidth",
+    "reference_term",
+)
 
 
 class _Discrepancy(Loss):
     """Hyper-parameters of an MMD and, where one was set, a reference."""
 
-    kernel = "energy"
-    bandwidth = "median"
-
-    def __init__(self, **options):
+    def __init__(self, bandwidth="median", **options):
         super().__init__(**options)
+        if isinstance(bandwidth, torch.Tensor):  # so that it moves with the module
+            self.register_buffer("bandwidth", bandwidth, persistent=False)
+        else:
+            self.bandwidth = bandwidth
+        name = type(self).__name__
         shared = (options[o] for o in ("unbiased", "squared", "reduction", "precision"))
-        check_options(type(self).__name__, self.kernel, *shared)
-        for name in _KEPT:
-            self.register_buffer(name, None, persistent=False)
+        check_options(name, self.kernel, *shared)
+        check_bandwidth(name, self.kernel, bandwidth)
+        for kept in _KEPT:
+            self.register_buffer(kept, None, persistent=False)
+        self._term_of = None
 
     def set_reference(self, y, *, b=None, y_lengths=None):
-        """Keep y for calls without one, and its own term E k(y, y'), which is computed once.
+        """Keep a copy of y for calls without one, and its own term E k(y, y'), computed once.
 
         A call then costs the pairs within x and those between x and y. No gradient flows to the
         reference. The bandwidth "median" becomes that of the reference alone, for all calls. What
-        is kept moves with the module, keeps its dtype and is not part of its state_dict.
+        is kept moves with the module, keeps its dtype and is not part of its state_dict. Call this
+        again after the kernel, the bandwidth or ``unbiased`` was changed.
 
         Args:
             y: (..., M, D) points of the dtype and device of the x to come; None forgets them.
@@ -39,35 +53,44 @@ class _Discrepancy(Loss):
         Raises:
             ValueError, TypeError: as the function does for y, b and y_lengths.
         """
-        for name in _KEPT:
-            setattr(self, name, None)
-        if y is None:
-            return
-        name = f"{type(self).__name__}.set_reference"
-        _check.cloud(name, "y", y)
-        y, b = y.detach(), None if b is None else b.detach()
-        if KERNELS[self.kernel].factor is not None and self.bandwidth == "median":
-            self.median = median_bandwidth(y, x_lengths=y_lengths)[..., None]
-        options = {o: getattr(self, o) for o in ("unbiased", "precision", "validate", "impl")}
-        self.reference_term = within(
-            name, y, b, y_lengths, self.kernel, self._bandwidth(), **options
-        )
-        self.reference, self.reference_weights, self.reference_lengths = y, b, y_lengths
+        kept = dict.fromkeys(_KEPT)
+        if y is not None:
+            name = f"{type(self).__name__}.set_reference"
+            _check.cloud(name, "y", y)
+            if b is not None:
+                _check.weights(name, "b", b, y.shape[-2], y, "y")
+            y, b, y_lengths = (None if t is None else t.detach().clone() for t in (y, b, y_lengths))
+            bandwidth = self._bandwidth_of(y, y_lengths)
+            options = {o: getattr(self, o) for o in ("unbiased", "precision", "validate", "impl")}
+            term = within(name, y, b, y_lengths, self.kernel, bandwidth, **options)
+            tensor = bandwidth if isinstance(bandwidth, torch.Tensor) else None
+            kept = dict(zip(_KEPT, (y, b, y_lengths, tensor, term), strict=True))
+        for name, value in kept.items():
+            setattr(self, name, value)
+        self._term_of = self._settings()
 
-    def _bandwidth(self):
-        return self.bandwidth if self.median is None else self.median
+    def _bandwidth_of(self, y, y_lengths):
+        """The bandwidth for a reference y, which stays as it is now."""
+        given = self.bandwidth
+        if isinstance(given, torch.Tensor):
+            return given.clone()
+        median = isinstance(given, str) and KERNELS[self.kernel].factor is not None
+        return median_bandwidth(y, x_lengths=y_lengths)[..., None] if median else given
+
+    def _settings(self):
+        """What the term of a reference depends on."""
+        given = self.bandwidth
+        return self.kernel, self.unbiased, "a tensor" if isinstance(given, torch.Tensor) else given
 
     def forward(self, x, y=None, *, a=None, b=None, x_lengths=None, y_lengths=None):
         """The loss between x (..., N, D) and y (..., M, D), or the reference without y."""
         name, bandwidth, term = type(self).__name__, self.bandwidth, None
         if y is None:
-            known = self.reference is not None
-            _check.require(known, name, "y", "be given where no reference is set", None)
-            for argument, value in (("b", b), ("y_lengths", y_lengths)):
-                alone = value is None
-                _check.require(alone, name, argument, "be left out with the reference", "a tensor")
+            self._check_reference(name, b, y_lengths)
             y, b, y_lengths = self.reference, self.reference_weights, self.reference_lengths
-            bandwidth, term = self._bandwidth(), self.reference_term
+            term = self.reference_term
+            if self.reference_bandwidth is not None:
+                bandwidth = self.reference_bandwidth
         return answer(
             name,
             x,
@@ -84,6 +107,16 @@ class _Discrepancy(Loss):
             impl=self.impl,
             within_y=term,
         )
+
+    def _check_reference(self, name, b, y_lengths):
+        known = self.reference is not None
+        _check.require(known, name, "y", "be given where no reference is set", None)
+        for argument, value in (("b", b), ("y_lengths", y_lengths)):
+            alone = value is None
+            _check.require(alone, name, argument, "be left out with the reference", "a tensor")
+        same = self._term_of == self._settings()
+        condition = "be set again after kernel, bandwidth or unbiased was changed"
+        _check.require(same, name, "the reference", condition, "its old term")
 
 
 class MMDLoss(_Discrepancy):
@@ -154,6 +187,8 @@ class EnergyDistanceLoss(_Discrepancy):
 
     Shape: as :class:`MMDLoss`.
     """
+
+    kernel = "energy"
 
     def __init__(
         self,
