@@ -90,7 +90,8 @@ def mmd_test(
         TypeError: not a floating tensor.
 
     Cost, for n = N + M points a problem: n^2 / 2 kernel values, each computed once in the precision
-        of the points, and n^2 P / 2 additions in float64. Memory: n P bytes, and some 40 kB for each relabelling.
+        of the points, and n^2 P / 2 additions in float64. Memory: n P bytes, and some 40 kB for
+        each relabelling.
 
     >>> import torch
     >>> x = torch.linspace(0, 1, 20)[:, None]
