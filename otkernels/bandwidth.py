@@ -155,15 +155,14 @@ def rates(measures, kernel, bandwidth, validate=False):
     if isinstance(bandwidth, str):
         with torch.no_grad():
             median = median_of(tuple(measures.point_sets()), measures.counts(weighed=True))
-        scales = median[..., None].double()
+        scales = _positive_or_nan(median[..., None])
     elif isinstance(bandwidth, torch.Tensor):
-        scales = _of_tensor(measures, bandwidth, validate)
+        scales = _positive_or_nan(_checked(measures, bandwidth, validate))
     else:
         # Filled, not copied: a copy from the host would wait for a GPU and break a CUDA graph.
         scales = [torch.full((1,), s, dtype=torch.float64, device=device) for s in numbers_]
         scales = torch.cat(scales)
-    rate = (factor / scales.square()).to(dtype)
-    return torch.where(scales.isfinite(), rate, torch.nan)
+    return (factor / scales.square()).to(dtype)
 
 
 def check(function, kernel, bandwidth):
@@ -187,8 +186,8 @@ def check(function, kernel, bandwidth):
     return numbers_
 
 
-def _of_tensor(measures, bandwidth, validate):
-    """Bandwidths (..., K), float64, of a tensor; NaN where they are not positive."""
+def _checked(measures, bandwidth, validate):
+    """A tensor of bandwidths as (..., K)."""
     function, device = measures.function, measures.given[0].device
     _check.floating(function, "bandwidth", bandwidth)
     if bandwidth.requires_grad and torch.is_grad_enabled():
@@ -207,8 +206,13 @@ def _of_tensor(measures, bandwidth, validate):
         _check.require(got is None, function, "bandwidth", "be positive everywhere", got)
     if validate:
         _check.finite(function, "bandwidth", bandwidth)
-    bandwidth = bandwidth.double()
-    return torch.where(bandwidth > 0, bandwidth, torch.nan)
+    return bandwidth
+
+
+def _positive_or_nan(scales):
+    """Bandwidths in float64, NaN for those that are not positive numbers."""
+    scales = scales.double()
+    return torch.where((scales > 0) & scales.isfinite(), scales, torch.nan)
 
 
 def _is_sequence(bandwidth):

@@ -213,20 +213,9 @@ def answer(
     """A call of the public ``function``; ``within_y (...)`` is y's own term, if it is known."""
     check_options(function, kernel, unbiased, squared, reduction, precision)
     measures = clouds(function, x, y, weights, lengths, unbiased, validate)
-    impl = _ops.choose_impl(function, impl, x.device)
+    terms = True, within_y is None, True
     with _ops.without_autocast(x.device):
-        rates = bandwidths.rates(measures, kernel, bandwidth, validate)
-        value = discrepancy(
-            *measures.point_sets(),
-            *measures.masses(),
-            rates,
-            kernel=kernel,
-            unbiased=unbiased,
-            terms=(True, within_y is None, True),
-            counts=measures.counts(),
-            fast=precision == "fast",
-            impl=impl,
-        )
+        value = _terms(measures, terms, kernel, bandwidth, unbiased, precision, validate, impl)
         if within_y is not None:
             value = nan_everywhere(value + within_y)
         value = measures.nan_out_of_range(value).to(_ops.accumulation_dtype(x.dtype))
@@ -237,17 +226,23 @@ def within(function, y, b, y_lengths, kernel, bandwidth, *, unbiased, precision,
     """The term E k(y, y') of y (..., M, D) alone: (...), float64."""
     lengths, names = (y_lengths, y_lengths), ("y", "y")
     measures = clouds(function, y, y, (b, b), lengths, unbiased, validate, names)
-    impl = _ops.choose_impl(function, impl, y.device)
+    terms = True, False, False
     with _ops.without_autocast(y.device):
-        rates = bandwidths.rates(measures, kernel, bandwidth, validate)
-        return discrepancy(
-            *measures.point_sets(),
-            *measures.masses(),
-            rates,
-            kernel=kernel,
-            unbiased=unbiased,
-            terms=(True, False, False),
-            counts=measures.counts(),
-            fast=precision == "fast",
-            impl=impl,
-        )
+        return _terms(measures, terms, kernel, bandwidth, unbiased, precision, validate, impl)
+
+
+def _terms(measures, terms, kernel, bandwidth, unbiased, precision, validate, impl):
+    """Those of the terms xx, yy, xy that are wanted, added up: (*batch), float64."""
+    impl = _ops.choose_impl(measures.function, impl, measures.given[0].device)
+    rates = bandwidths.rates(measures, kernel, bandwidth, validate)
+    return discrepancy(
+        *measures.point_sets(),
+        *measures.masses(),
+        rates,
+        kernel=kernel,
+        unbiased=unbiased,
+        terms=terms,
+        counts=measures.counts(),
+        fast=precision == "fast",
+        impl=impl,
+    )

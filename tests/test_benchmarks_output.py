@@ -183,11 +183,18 @@ def test_stages_leave_their_results_one_by_one(tmp_path, monkeypatch):
 def test_stages_are_in_order_and_hand_their_options_on(tmp_path):
     """The records command is one that the command line takes."""
     every = gpu.stages(tmp_path, minutes=8, tune=True, commit="abc")
-    names = ["facts", "tests", "repeatability", "sanitizer", "graphs", "records", "tune"]
+    names = ["facts", "tests", "repeatability", "sanitizer", "graphs", "records", "large"]
+    names.append("tune")
     assert [stage.name for stage in every] == names
     assert [stage.name for stage in gpu.stages(tmp_path, minutes=8)] == names[:-1]
-    options = _parser().parse_args(every[5].command[3:])
-    assert (options.device, options.commit, options.out.parent) == ("cuda", "abc", tmp_path)
+    wanted = []
+    for stage in every[5:7]:
+        options = _parser().parse_args(stage.command[3:])
+        assert (options.device, options.commit, options.out.parent) == ("cuda", "abc", tmp_path)
+        wanted.append({case.name for case in cases.select("cuda", options.cases)})
+    both = {case.name for case in cases.select("cuda", "/(forward|forward_backward)$")}
+    assert wanted[0] | wanted[1] == both
+    assert wanted[1] and not wanted[0] & wanted[1]
 
 
 @pytest.mark.parametrize("check", ["repeat", "small"])

@@ -91,7 +91,7 @@ LAYERS = {
         "two_sample",
     },  # fmt: skip
     "cpu.match": {"_masses", "_quantiles", "cpu.rows"},
-    "cpu.mmd": {"_masses", "_ops", "cpu.pairs", "cpu.pooled", "cpu.profiles"},
+    "cpu.mmd": {"_ops", "cpu.pairs", "cpu.pooled", "cpu.profiles"},
     "cpu.pairs": {"cpu.profiles"},
     "cpu.pooled": {"_ops", "cpu.profiles"},
     "cpu.profiles": set(),

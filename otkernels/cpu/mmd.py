@@ -15,7 +15,6 @@ import math
 
 import torch
 
-from otkernels._masses import equal_masses
 from otkernels._ops import accumulation_dtype, empty_grad
 
 from .pairs import Pairs, Side, takes_differences
@@ -48,9 +47,6 @@ def kernel_sums(x, y, a, b, coefficients, rates, n, m, profile, terms, fast, nee
         else None
         for t, need in zip(given, needs, strict=True)
     ]
-    if n is not None:
-        a = equal_masses(n, x.shape[-2]) if a is None else a
-        b = equal_masses(m, y.shape[-2]) if b is None else b
     x, y, a, b, coefficients, rates, n, m = (
         None if t is None else t.reshape(problems, *t.shape[len(batch) :])
         for t in (x, y, a, b, coefficients, rates, n, m)

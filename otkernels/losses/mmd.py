@@ -79,8 +79,9 @@ class _Discrepancy(Loss):
 
     def _settings(self):
         """What the term of a reference depends on."""
-        given = self.bandwidth
-        return self.kernel, self.unbiased, "a tensor" if isinstance(given, torch.Tensor) else given
+        given, name = self.bandwidth, type(self).__name__
+        numbers = check_bandwidth(name, self.kernel, given)
+        return self.kernel, self.unbiased, isinstance(given, str), numbers
 
     def forward(self, x, y=None, *, a=None, b=None, x_lengths=None, y_lengths=None):
         """The loss between x (..., N, D) and y (..., M, D), or the reference without y."""
