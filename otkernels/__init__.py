@@ -2,6 +2,7 @@
 
 from ._version import __version__
 from .bandwidth import median_bandwidth, wae_bandwidths
+from .bures import BuresInfo, bures_wasserstein, bures_wasserstein_with_info, gaussian_map
 from .losses import (
     EnergyDistanceLoss,
     MaxSlicedWassersteinLoss,
@@ -22,9 +23,11 @@ from .sliced import sliced_wasserstein, wasserstein_1d
 from .sliced_info import SlicedWassersteinInfo, sliced_wasserstein_with_info
 from .sliced_to_normal import sliced_wasserstein_to_normal
 from .spherical import sample_great_circles, sliced_wasserstein_sphere, wasserstein_circle
+from .sqrtm import inv_sqrtm, sqrtm
 from .two_sample import MMDTest, mmd_test
 
 __all__ = [
+    "BuresInfo",
     "EnergyDistanceLoss",
     "MMDBlocks",
     "MMDLoss",
@@ -34,7 +37,11 @@ __all__ = [
     "SlicedWassersteinLoss",
     "SlicedWassersteinToNormalLoss",
     "__version__",
+    "bures_wasserstein",
+    "bures_wasserstein_with_info",
     "energy_distance",
+    "gaussian_map",
+    "inv_sqrtm",
     "max_sliced_wasserstein",
     "median_bandwidth",
     "mmd",
@@ -49,6 +56,7 @@ __all__ = [
     "sliced_wasserstein_sphere",
     "sliced_wasserstein_to_normal",
     "sliced_wasserstein_with_info",
+    "sqrtm",
     "wae_bandwidths",
     "wasserstein_1d",
     "wasserstein_circle",

@@ -119,7 +119,7 @@ def value_and_grad(op, tensors, *args):
     Returns:
         (value, details): details is a tuple, without gradients.
     """
-    _refuse_tangents(tensors)
+    refuse_tangents(tensors)
     needs = [_needs_grad(t) for t in tensors]
     if not any(needs):
         value, *details = op(*tensors, *args, needs)[: -len(tensors)]
@@ -129,7 +129,7 @@ def value_and_grad(op, tensors, *args):
     return value.clone(), tuple(details)
 
 
-def _refuse_tangents(tensors):
+def refuse_tangents(tensors):
     """A raw operator would drop a forward-mode tangent, and the derivative would come out as 0."""
     if forward_ad._current_level >= 0 and any(
         t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors
@@ -178,15 +178,19 @@ class _ValueAndGrad(torch.autograd.Function):
             _scale(grad, grad_out, dtype) if need else None
             for grad, dtype, need in zip(saved[:n], ctx.dtypes, ctx.needs, strict=True)
         ]
-        if torch.is_grad_enabled():
-            kept = [t for t in saved[n:] if t is not None]
-            grads = [None if g is None else _FirstOrder.apply(g, *kept) for g in grads]
+        kept = [t for t in saved[n:] if t is not None]
+        grads = [None if g is None else first_order(g, *kept) for g in grads]
         return None, None, None, *grads
 
 
 def _scale(grad, grad_out, dtype):
     shape = grad_out.shape + (1,) * (grad.dim() - grad_out.dim())
     return (grad * grad_out.reshape(shape).to(grad.dtype)).to(dtype)
+
+
+def first_order(grad, *at):
+    """A gradient taken at the tensors ``at``, that refuses to be differentiated again."""
+    return _FirstOrder.apply(grad, *at) if torch.is_grad_enabled() else grad
 
 
 class _FirstOrder(torch.autograd.Function):

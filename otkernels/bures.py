@@ -1,0 +1,276 @@
+r"""Wasserstein distance of Gaussians with given moments, and the map between them.
+
+    W_2^2 = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1^1/2 S2 S1^1/2)^1/2
+
+The last trace, the fidelity, stands in ``_fidelity``; moments of samples in ``gaussian``.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from . import _check, _ops
+from ._fidelity import fidelity
+from ._results import nan_everywhere, root_and_reduce
+from ._roots import EPS, symmetric
+from .sqrtm import check_covariance, root_of
+
+__all__ = ["BuresInfo", "bures_wasserstein", "bures_wasserstein_with_info", "gaussian_map"]
+
+
+class BuresInfo(NamedTuple):
+    """What :func:`bures_wasserstein_with_info` and its like return.
+
+    Attributes:
+        value: the distance, as the function without info returns it.
+        residual: (...) measured relative error of the polar factor the gradient is made of, as far
+            as its lack of symmetry shows it; float64, without gradient. 0 for diagonal covariances.
+        redone: (...) booleans: problems that the fast form had to redo in its slow and safe way
+            (float64, by eigenvalues on the CPU), because a covariance is singular or the first
+            residual was too large. False with ``impl="torch"``, which knows no other way.
+    """
+
+    value: torch.Tensor
+    residual: torch.Tensor
+    redone: torch.Tensor
+
+
+def bures_wasserstein(
+    mean_x,
+    cov_x,
+    mean_y,
+    cov_y,
+    *,
+    diagonal=False,
+    pairwise=False,
+    squared=True,
+    reduction="none",
+    validate=False,
+    impl=None,
+):
+    """Wasserstein-2 distance between Gaussians with given means and covariances, squared.
+
+    |m_x - m_y|^2 + tr S_x + tr S_y - 2 tr (S_x^1/2 S_y S_x^1/2)^1/2 (Dowson, Landau 1982; Givens,
+    Shortt 1984; the Bures distance of the covariances where the means are equal). No
+    eigendecomposition is taken where covariances are regular: the last trace is the nuclear norm
+    of F_x^T F_y for any factors S = F F^T, and its gradient comes from the polar factor of that
+    product (docs/math.md, "Gaussian Wasserstein distance").
+
+    Args:
+        mean_x: (..., D) means, float16, bfloat16, float32 or float64.
+        cov_x: (..., D, D) symmetric positive semi-definite covariances, of which the symmetric
+            part counts, in the squared unit of the means; with ``diagonal``, (..., D) variances.
+            Eigenvalues up to the dtype's eps times the largest count as 0: they are rounding.
+        mean_y: (..., D) means of mean_x's dtype and device.
+        cov_y: covariances of y. All leading axes broadcast.
+        diagonal: covariances are given by their diagonals.
+        pairwise: all pairs: x's (..., P, D) and (..., P, D, D) against y's (..., Q, D) and
+            (..., Q, D, D) give (..., P, Q).
+        squared: return W_2^2; False is the root, with sub-gradient 0 where W_2^2 is 0 or rounded
+            to below.
+        reduction: "none", "mean" or "sum" over the leading axes.
+        validate: check values too, which waits for a GPU: finite, covariances symmetric up to
+            rounding and without negative eigenvalue.
+        impl: "torch", "cpu" or "triton"; None picks "triton" on a GPU and "cpu" on the CPU. An
+            explicit choice is obeyed or refused.
+
+    Returns:
+        (...) tensor, or () after a reduction; float32 (float64 for float64 input). Its error is
+        relative to tr S_x + tr S_y, so equal Gaussians may come out at a little below 0.
+
+    Gradients: all four; first order ("torch" also higher). That of a covariance is symmetric,
+        I - T with T the matrix of the Monge map from its Gaussian to the other one; finite also at
+        equal covariances and equal eigenvalues. Where a covariance is singular, W_2^2 has no
+        gradient in the directions that leave its range; there it is I - T with T = 0 between two
+        such directions, and exact in all others. A NaN makes value and gradient of its own problem
+        NaN and leaves the others alone.
+
+    Raises:
+        ValueError: shape, dtype or device that does not fit, an unknown reduction, an impl that
+            cannot run here; with ``validate`` whatever that checks.
+        TypeError: not a floating tensor.
+        NotImplementedError: a second derivative of "cpu" or "triton".
+
+    Cost: O(B D^3) time.
+
+    >>> import torch
+    >>> zero, one = torch.zeros(2), torch.eye(2)
+    >>> bures_wasserstein(zero, one, zero + 1, 4 * one).item()  # 2 + 2 (2 - 1)^2
+    4.0
+    """
+    info = bures_wasserstein_with_info(
+        mean_x,
+        cov_x,
+        mean_y,
+        cov_y,
+        diagonal=diagonal,
+        pairwise=pairwise,
+        squared=squared,
+        reduction=reduction,
+        validate=validate,
+        impl=impl,
+    )
+    return info.value
+
+
+def bures_wasserstein_with_info(
+    mean_x,
+    cov_x,
+    mean_y,
+    cov_y,
+    *,
+    diagonal=False,
+    pairwise=False,
+    squared=True,
+    reduction="none",
+    validate=False,
+    impl=None,
+):
+    """:func:`bures_wasserstein`, with what is known of its accuracy.
+
+    Arguments as there. ``residual`` and ``redone`` have one entry for each problem, also after a
+    reduction.
+
+    Returns:
+        :class:`BuresInfo`.
+
+    >>> import torch
+    >>> zero, one = torch.zeros(2), torch.eye(2)
+    >>> bures_wasserstein_with_info(zero, one, zero, one).redone.item()
+    False
+    """
+    function = "bures_wasserstein"
+    _check.one_of(function, "reduction", reduction, _check.REDUCTIONS)
+    given = _checked(function, (mean_x, cov_x, mean_y, cov_y), diagonal, validate)
+    impl = _ops.choose_impl(function, impl, mean_x.device)
+    axes = (1, 1, 1, 1) if diagonal else (1, 2, 1, 2)
+    if pairwise:
+        given = _all_pairs(function, given, axes)
+    mean_x, cov_x, mean_y, cov_y = _broadcast(function, given, axes)
+    with _ops.without_autocast(mean_x.device):
+        if diagonal:
+            value, residual, redone = of_variances(cov_x, cov_y)
+        else:
+            cutoff = torch.finfo(mean_x.dtype).eps
+            value, residual, redone = of_covariances(cov_x, cov_y, cutoff, impl)
+        value = nan_everywhere(value + (mean_x.double() - mean_y.double()).square().sum(-1))
+        return finished(value, residual, redone, mean_x.dtype, squared, reduction)
+
+
+def of_covariances(x, y, cutoff, impl):
+    """Tr S_x + tr S_y - 2 fidelity, residual and redone, of covariances (*batch, D, D)."""
+    double = x.dtype == torch.float64
+    root, residual, redone = fidelity(x, y, cutoff=cutoff, double=double, impl=impl)
+    return trace(x) + trace(y) - 2 * root, residual, redone
+
+
+def trace(cov):
+    """Trace of (..., D, D) in float64."""
+    return cov.diagonal(dim1=-2, dim2=-1).double().sum(-1)
+
+
+def of_variances(x, y):
+    """The same of variances (..., D), plain torch for every impl."""
+    x, y = x.double(), y.double()
+    value = (x + y - 2 * _root(x) * _root(y)).sum(-1)
+    residual = torch.zeros_like(value)
+    return nan_everywhere(value), residual, residual > 0
+
+
+def _root(variance):
+    """Root with sub-gradient 0 at 0; a negative variance is rounding and counts as 0."""
+    zero = variance <= 0
+    return torch.where(zero, 0, torch.where(zero, 1, variance).sqrt())
+
+
+def finished(value, residual, redone, dtype, squared, reduction):
+    """The :class:`BuresInfo` of squared distances in float64."""
+    value = value.to(_ops.accumulation_dtype(dtype))
+    value = root_and_reduce(value, 2, not squared, reduction)
+    return BuresInfo(value, residual.detach(), redone)
+
+
+def gaussian_map(mean_x, cov_x, mean_y, cov_y, *, validate=False, impl=None):
+    """The affine map x -> A x + b that transports one Gaussian to another at least cost.
+
+    A = S_x^-1/2 (S_x^1/2 S_y S_x^1/2)^1/2 S_x^-1/2 is symmetric, A S_x A = S_y, b = m_y - A m_x
+    (Knott, Smith 1984; Peyre, Cuturi 2019, "Computational optimal transport", remark 2.31). Points
+    (..., N, D) are mapped by ``x @ A + b[..., None, :]``.
+
+    Args:
+        mean_x: (..., D) means, float16, bfloat16, float32 or float64.
+        cov_x: (..., D, D) symmetric positive definite covariances.
+        mean_y: (..., D) means of mean_x's dtype and device.
+        cov_y: (..., D, D) symmetric positive semi-definite covariances. Leading axes broadcast.
+        validate: check values too, see :func:`bures_wasserstein`.
+        impl: "torch", "cpu" or "triton", which takes the three roots; None picks the fastest.
+
+    Returns:
+        (A, b): (..., D, D) and (..., D); float32 (float64 for float64 input). NaN where cov_x is
+        singular, up to the dtype's eps times its largest eigenvalue: there is no such map then, or
+        more than one.
+
+    Gradients: all four; first order ("torch" also higher).
+
+    Raises:
+        ValueError, TypeError, NotImplementedError: as :func:`bures_wasserstein`.
+
+    >>> import torch
+    >>> zero, one = torch.zeros(2), torch.eye(2)
+    >>> a, b = gaussian_map(zero, one, zero + 3, 4 * one)
+    >>> a.tolist(), b.tolist()
+    ([[2.0, 0.0], [0.0, 2.0]], [3.0, 3.0])
+    """
+    function = "gaussian_map"
+    given = _checked(function, (mean_x, cov_x, mean_y, cov_y), False, validate)
+    impl = _ops.choose_impl(function, impl, mean_x.device)
+    dtype, cutoff = mean_x.dtype, torch.finfo(mean_x.dtype).eps
+    with _ops.without_autocast(mean_x.device):
+        given = (t.double() for t in _broadcast(function, given, (1, 2, 1, 2)))
+        mean_x, cov_x, mean_y, cov_y = given
+        root, inverse = (root_of(cov_x, inverted, cutoff, impl) for inverted in (False, True))
+        middle = root_of(root @ cov_y @ root, False, EPS, impl)
+        a = symmetric(inverse @ middle @ inverse)
+        b = mean_y - (a @ mean_x[..., None])[..., 0]
+        return tuple(t.to(_ops.accumulation_dtype(dtype)) for t in (a, b))
+
+
+def _checked(function, given, diagonal, validate):
+    names = "mean_x", "cov_x", "mean_y", "cov_y"
+    first = given[0]
+    for name, value in zip(names, given, strict=True):
+        _check.floating(function, name, value)
+        shape = tuple(value.shape)
+        if name.startswith("mean") or diagonal:
+            ok = len(shape) >= 1 and shape[-1] > 0
+            _check.require(ok, function, name, "have shape (..., D), D >= 1", shape)
+            if validate:
+                _check.finite(function, name, value)
+        else:
+            check_covariance(function, name, value, validate)
+        d = first.shape[-1]
+        _check.require(shape[-1] == d, function, name, f"have mean_x's {d} features", shape)
+        _check.same_kind(function, first, value, ("mean_x", name))
+    return given
+
+
+def _all_pairs(function, given, axes):
+    """Every x (..., P, 1) against every y (..., 1, Q)."""
+    names = "mean_x", "cov_x", "mean_y", "cov_y"
+    pairs = []
+    for name, value, own, new in zip(names, given, axes, (1, 1, 2, 2), strict=True):
+        condition = "have an axis of Gaussians with pairwise=True"
+        _check.require(value.dim() > own, function, name, condition, tuple(value.shape))
+        pairs.append(value.unsqueeze(-own - new))
+    return pairs
+
+
+def _broadcast(function, given, axes):
+    """All four with the same leading axes; the last ``axes`` of each are its own."""
+    batch = given[0].shape[:-1]
+    names = "cov_x", "mean_y", "cov_y"
+    for name, value, own in zip(names, given[1:], axes[1:], strict=True):
+        batch = _check.broadcastable(function, name, value.shape[:-own], batch, "the others'")
+    return [
+        value.expand(*batch, *value.shape[-own:]) for value, own in zip(given, axes, strict=True)
+    ]
