@@ -296,11 +296,13 @@ def test_overflow_is_no_number(impl):
     x, y = 1e20 * torch.rand(2, 10, 3)
     assert mmd(x, y, impl=impl).isnan()  # the median overflows
     assert mmd(x, y, bandwidth=1e20, impl=impl).isnan()  # squared distances do
+    far = torch.full((10, 3), 1.5e19)  # the median overflows, but no square of a coordinate
+    assert mmd(far, -far, impl=impl).isnan()
 
 
 @pytest.mark.parametrize("impl", FAST[:1])
 def test_wrong_bandwidth_of_one_problem_makes_it_nan(impl, device):
-    """Where it cannot be read, as under torch.compile; NaN is never refused."""
+    """Where it cannot be read, as under torch.compile; NaN and infinity without ``validate``."""
     x, y = clouds(4, 3, batch=(3,), device=device)
     torch._dynamo.reset()
 
@@ -310,12 +312,15 @@ def test_wrong_bandwidth_of_one_problem_makes_it_nan(impl, device):
 
     bandwidth = torch.tensor([[1.0], [0.0], [-1.0]], device=device)
     assert cost(x, y, bandwidth).isnan().tolist() == [False, True, True]
-    nan = torch.tensor([[1.0], [torch.nan], [2.0]], device=device)
-    value, *grads = value_and_grads(lambda x, y: mmd(x, y, bandwidth=nan, impl=impl), x, y)
-    assert value.isnan().tolist() == [False, True, False]
-    for grad in grads:
-        assert grad.isnan().flatten(1).all(1).tolist() == [False, True, False]
-        assert grad.isfinite().flatten(1).all(1).tolist() == [True, False, True]
+    for wrong in (torch.nan, torch.inf):
+        bandwidth = torch.tensor([[1.0], [wrong], [2.0]], device=device)
+        value, *grads = value_and_grads(
+            lambda x, y, s=bandwidth: mmd(x, y, bandwidth=s, impl=impl), x, y
+        )
+        assert value.isnan().tolist() == [False, True, False]
+        for grad in grads:
+            assert grad.isnan().flatten(1).all(1).tolist() == [False, True, False]
+            assert grad.isfinite().flatten(1).all(1).tolist() == [True, False, True]
 
 
 def test_tensor_that_requires_a_gradient_is_fine_where_none_is_taken():

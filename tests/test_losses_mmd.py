@@ -94,12 +94,14 @@ def test_median_bandwidth_of_a_reference_is_its_own(device):
 
 def test_a_reference_is_a_copy(device):
     x, y = clouds(device)
-    loss = MMDLoss(bandwidth=1.0)
-    loss.set_reference(y, b=(b := torch.rand(15, device=device)))
+    b, lengths = torch.rand(15, device=device), torch.tensor(9, device=device)
+    bandwidth = torch.tensor(1.0, device=device)
+    loss = MMDLoss(bandwidth=bandwidth)
+    loss.set_reference(y, b=b, y_lengths=lengths)
     before = loss(x)
-    y.zero_()
-    b.zero_()
-    assert torch.equal(loss(x), before)
+    for given, number in ((y, 0), (b[1:], 0), (lengths, 2), (bandwidth, 2)):
+        given.fill_(number)
+        assert torch.equal(loss(x), before)
 
 
 @pytest.mark.parametrize(

@@ -252,9 +252,6 @@ X, Y = torch.rand(2, 4, 3), torch.rand(5, 3)
 NAN = torch.tensor([1.0, torch.nan, 1.0, 1.0])
 
 
-NAN = torch.tensor([1.0, torch.nan, 1.0, 1.0])
-
-
 IN_FLOATS = "float16, bfloat16, float32 or float64"
 
 
