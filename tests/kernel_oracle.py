@@ -6,10 +6,6 @@ from support import value_and_grads
 from otkernels import mmd
 from otkernels._ops import accumulation_dtype
 
-INTERPRETED = not torch.cuda.is_available()
-FAST = ["cpu", "triton"] if INTERPRETED else ["triton"]
-IMPLS = ["torch", *FAST]
-QUICK = ["torch", FAST[0]]  # all but the interpreter, which takes 0.3 s for the smallest problem
 KERNELS = ["gaussian", "laplacian", "imq", "rational_quadratic", "polynomial", "energy"]
 RADIAL = [k for k in KERNELS if k != "polynomial"]
 BOUNDED = ["gaussian", "laplacian", "imq", "rational_quadratic"]  # k(0) = 1, with a bandwidth
@@ -19,16 +15,6 @@ BANDWIDTHS = (0.8, 2.5)
 def options(kernel, bandwidth=BANDWIDTHS):
     """The kernel, with the bandwidth if it has one."""
     return {"kernel": kernel} | ({"bandwidth": bandwidth} if kernel in BOUNDED else {})
-
-
-def slow(impl):
-    return impl == "triton" and INTERPRETED
-
-
-def every(cases, interpreted=()):
-    """Cases (impl, *options): all for the quick implementations, some for the interpreter."""
-    cases = [(impl, *case) for case in cases for impl in QUICK]
-    return cases + [("triton", *case) for case in interpreted if INTERPRETED]
 
 
 # --- the formulas -------------------------------------------------------------------------------

@@ -6,20 +6,16 @@ from itertools import cycle, product
 import numpy as np
 import pytest
 import torch
+from impls import FAST, IMPLS, QUICK, every, slow
 from kernel_oracle import (
     BANDWIDTHS,
-    FAST,
-    IMPLS,
     KERNELS,
-    QUICK,
     RADIAL,
     check,
     clouds,
-    every,
     masses,
     options,
     pairs,
-    slow,
     truth,
     within,
 )

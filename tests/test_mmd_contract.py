@@ -4,7 +4,8 @@ from itertools import cycle
 
 import pytest
 import torch
-from kernel_oracle import FAST, IMPLS, KERNELS, QUICK, clouds, every, options, slow
+from impls import FAST, IMPLS, QUICK, every, slow
+from kernel_oracle import KERNELS, clouds, options
 from support import value_and_grads
 
 from otkernels import energy_distance, mmd
