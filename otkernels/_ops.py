@@ -99,7 +99,8 @@ def register(name, schema, launcher, fake):
             _to_front(a, d, info.batch_size) if isinstance(a, torch.Tensor) else a
             for a, d in zip(args, in_dims, strict=True)
         ]
-        return op(*moved), (0,) * len(op._schema.returns)
+        results = op(*moved)
+        return results, (0,) * len(results) if isinstance(results, tuple) else 0
 
     torch.library.register_vmap(qualified, batched)
     return op

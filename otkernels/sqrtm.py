@@ -138,7 +138,7 @@ class _FastRoot(torch.autograd.Function):
         grad = _LYAPUNOV[ctx.impl](root, _roots.symmetric(grad))
         if ctx.inverse:
             inverse = root @ root
-            grad = -inverse @ grad @ inverse
+            grad = _roots.symmetric(-inverse @ grad @ inverse)
         return _ops.first_order(grad.to(a.dtype), a), None, None, None
 
 
