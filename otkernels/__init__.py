@@ -3,8 +3,15 @@
 from ._version import __version__
 from .bandwidth import median_bandwidth, wae_bandwidths
 from .bures import BuresInfo, bures_wasserstein, bures_wasserstein_with_info, gaussian_map
+from .gaussian import (
+    gaussian_wasserstein,
+    gaussian_wasserstein_to_normal,
+    gaussian_wasserstein_with_info,
+)
 from .losses import (
     EnergyDistanceLoss,
+    GaussianWassersteinLoss,
+    GaussianWassersteinToNormalLoss,
     MaxSlicedWassersteinLoss,
     MMDLoss,
     SlicedWassersteinLoss,
@@ -13,6 +20,7 @@ from .losses import (
 from .max_sliced import max_sliced_wasserstein
 from .mmd import energy_distance, mmd
 from .mmd_blocks import MMDBlocks, mmd_blocks
+from .moments import mean_cov
 from .projections import sample_projections
 from .random_features import (
     mmd_random_features,
@@ -29,6 +37,8 @@ from .two_sample import MMDTest, mmd_test
 __all__ = [
     "BuresInfo",
     "EnergyDistanceLoss",
+    "GaussianWassersteinLoss",
+    "GaussianWassersteinToNormalLoss",
     "MMDBlocks",
     "MMDLoss",
     "MMDTest",
@@ -41,8 +51,12 @@ __all__ = [
     "bures_wasserstein_with_info",
     "energy_distance",
     "gaussian_map",
+    "gaussian_wasserstein",
+    "gaussian_wasserstein_to_normal",
+    "gaussian_wasserstein_with_info",
     "inv_sqrtm",
     "max_sliced_wasserstein",
+    "mean_cov",
     "median_bandwidth",
     "mmd",
     "mmd_blocks",

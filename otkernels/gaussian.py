@@ -1,5 +1,6 @@
 """Wasserstein distance of the Gaussians fitted to samples."""
 
+import math
 import numbers
 
 import torch
@@ -268,8 +269,9 @@ def check_options(function, correction, eps, reduction):
     """The options that functions and modules share."""
     _check.not_negative_int(function, "correction", correction)
     real = isinstance(eps, numbers.Real) and not isinstance(eps, bool)
-    ok = real and 0 <= eps < float("inf")
-    _check.require(ok, function, "eps", "be a number >= 0", repr(eps))
+    if not (real and 0 <= eps < math.inf):
+        # Only now, because a number that is being traced has no repr.
+        raise ValueError(_check.message(function, "eps", "be a number >= 0", repr(eps)))
     _check.one_of(function, "reduction", reduction, _check.REDUCTIONS)
 
 

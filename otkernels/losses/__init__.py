@@ -1,5 +1,6 @@
 """The losses as nn.Module: they hold hyper-parameters and state, the functions do the work."""
 
+from .gaussian import GaussianWassersteinLoss, GaussianWassersteinToNormalLoss
 from .mmd import EnergyDistanceLoss, MMDLoss
 from .sliced import (
     MaxSlicedWassersteinLoss,
@@ -9,6 +10,8 @@ from .sliced import (
 
 __all__ = [
     "EnergyDistanceLoss",
+    "GaussianWassersteinLoss",
+    "GaussianWassersteinToNormalLoss",
     "MMDLoss",
     "MaxSlicedWassersteinLoss",
     "SlicedWassersteinLoss",
