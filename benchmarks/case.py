@@ -7,7 +7,7 @@ A family holds everything about one op, so a new op is one file like ``sliced.py
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, randn_like
 
 # Inputs whose gradient is taken. Training a model wants the first: y is a constant target.
 MODES = {"forward": (), "forward_backward": ("x",), "forward_backward_both": ("x", "y")}
@@ -15,10 +15,13 @@ MODES = {"forward": (), "forward_backward": ("x",), "forward_backward_both": ("x
 
 @dataclass(frozen=True)
 class Shape:
-    """B problems of N points x and M points y (N if not given) in D dimensions, L directions."""
+    """B problems of N points x and M points y (N if not given) in D dimensions, L directions.
+
+    N is None where the inputs are no points.
+    """
 
     B: int
-    N: int
+    N: int | None
     D: int
     L: int | None
     reason: str
@@ -38,8 +41,8 @@ class Provider:
     Attributes:
         name: name in records.
         what: one line for readers.
-        make: returns the function of the family's inputs, giving one value a problem; ImportError
-            if its package is missing.
+        make: returns the function of the family's inputs, giving one value or matrix a problem;
+            ImportError if its package is missing.
         ours: must run; a peer that cannot run is recorded as missing.
         per_shape: makes code for each shape on its first call.
         expect: the family's, if None; for a peer that computes something else from the same inputs.
@@ -125,6 +128,7 @@ class Family:
         size_label: what that number is.
         goals: the speed goals.
         clouds: names of the first inputs, whose gradients are taken.
+        noise: cloud -> what may be added to it to have another one, for a graph to be replayed on.
         note: a line for readers of the tables.
     """
 
@@ -140,6 +144,7 @@ class Family:
     size_label: str
     goals: tuple[Goal, ...] = ()
     clouds: tuple[str, ...] = ("x", "y")
+    noise: Callable[[Tensor], Tensor] = randn_like
     note: str = ""
 
     @property

@@ -3,7 +3,20 @@
 import dataclasses
 import re
 
-from . import CannotRun, bandwidths, energy, mmd, ragged, sliced, to_normal, unequal
+from . import (
+    CannotRun,
+    bandwidths,
+    bures,
+    energy,
+    gaussian,
+    mmd,
+    moments,
+    ragged,
+    sliced,
+    sqrtm,
+    to_normal,
+    unequal,
+)
 from .case import Case
 
 FAMILIES = (
@@ -16,6 +29,10 @@ FAMILIES = (
     bandwidths.BANDWIDTHS,
     bandwidths.WAE,
     energy.FAMILY,
+    bures.FAMILY,
+    gaussian.FAMILY,
+    sqrtm.FAMILY,
+    moments.FAMILY,
 )
 
 

@@ -34,28 +34,28 @@ def _copy_bandwidth(size):
 
 
 def repeat(device):
-    """Every case of at most 16 million projected numbers, twice, bit by bit."""
-    return all([_same(name, _bits(call), _bits(call)) for name, call in _calls(device, 2**24)])
+    """Every case of a size of at most 16 million, twice, bit by bit."""
+    return all([_same(case.name, _bits(call), _bits(call)) for case, call in _calls(device, 2**24)])
 
 
 def small(device):
     """Every smoke case once."""
-    for name, call in _calls(device, 0):
+    for case, call in _calls(device, 0):
         call()
-        print(f"{name}: done")
+        print(f"{case.name}: done")
     return True
 
 
 def graph(device):
     """Replay after new inputs were copied in, against an eager call on them."""
     good = True
-    for name, call in _calls(device, 2**24):
+    for case, call in _calls(device, 2**24):
         captured = clocks.Captured(call)
         with torch.no_grad():
             for cloud in call.clouds:
-                cloud.add_(torch.randn_like(cloud))
+                cloud.add_(case.family.noise(cloud))
         replayed = [captured().clone(), *(leaf.grad.clone() for leaf in call.leaves)]
-        good &= _same(name, replayed, _bits(call))
+        good &= _same(case.name, replayed, _bits(call))
     return good
 
 
@@ -65,7 +65,7 @@ def _calls(device, largest):
         if case.shape.reason.startswith("smoke") or case.family.size(case.shape) <= largest:
             provider = case.family.providers[0]
             inputs = tuple(t.to(device) for t in case.family.inputs(case.shape))
-            yield case.name, Call(provider.make(), inputs, case.mode, case.family.clouds)
+            yield case, Call(provider.make(), inputs, case.mode, case.family.clouds)
 
 
 def _bits(call):

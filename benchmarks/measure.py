@@ -40,8 +40,17 @@ class Call:
         with torch.set_grad_enabled(bool(self.leaves)):
             value = self.function(*self.clouds, *self.constants)
         if self.leaves:
-            value.backward(torch.ones_like(value))
+            value.backward(cotangent(value, self.clouds[0]))
         return value.detach()
+
+
+def cotangent(value, cloud):
+    """What is handed to backward: ones; for a matrix a problem, a weight of its own each entry."""
+    matrix = value.shape[cloud.dim() - 2 :]
+    if not matrix:
+        return torch.ones_like(value)
+    weights = torch.linspace(0.5, 1.5, matrix.numel(), dtype=value.dtype, device=value.device)
+    return weights.view(matrix).expand_as(value).contiguous()
 
 
 @dataclass(frozen=True)

@@ -89,11 +89,17 @@ def _compiled():
     return torch.compile(careful, fullgraph=True, dynamic=False)
 
 
-def pot():
-    """POT's loss of one problem, to the power as ours; ImportError if it is not installed."""
+def quiet_pot():
+    """The module ot; ImportError if it is not installed."""
     # KeOps, which POT imports where it is installed, prints about CUDA on import.
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         import ot
+    return ot
+
+
+def pot():
+    """POT's loss of one problem, to the power as ours; ImportError if it is not installed."""
+    ot = quiet_pot()
 
     def one(x, y, projections, a=None, b=None):
         return ot.sliced_wasserstein_distance(x, y, a, b, projections=projections) ** 2

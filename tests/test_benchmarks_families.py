@@ -29,6 +29,7 @@ def test_every_provider_passes_the_gate(op, tmp_path, monkeypatch):
         (shape.name, provider.name)
         for shape in family.shapes["smoke"]
         for provider in family.providers
+        if provider.left_out("smoke", shape) is None
     }
 
 

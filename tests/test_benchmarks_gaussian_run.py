@@ -1,0 +1,151 @@
+"""The families of Gaussian distances in what runs, checks and reports all families."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from benchmarks import (
+    bures,
+    cases,
+    checks,
+    clocks,
+    gaussian,
+    memory,
+    moments,
+    plot,
+    records,
+    report,
+    sqrtm,
+)
+from benchmarks.case import Shape
+from benchmarks.run import run
+
+FAMILIES = (bures.FAMILY, gaussian.FAMILY, sqrtm.FAMILY, moments.FAMILY)
+
+
+def provider(family, name):
+    return next(p for p in family.providers if p.name == name)
+
+
+@pytest.fixture
+def use(monkeypatch):
+    """A function that makes a family the only one, with some of its providers."""
+
+    def only(family, *names):
+        kept = tuple(provider(family, name) for name in names)
+        family = dataclasses.replace(family, providers=kept or family.providers)
+        monkeypatch.setattr(cases, "FAMILIES", (family,))
+        return family
+
+    return only
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.op)
+def test_run_and_report(family, use, tmp_path):
+    family, out = use(family, "otkernels", "torch"), tmp_path / "cpu.jsonl"
+    pattern = f"^{family.op}/.*/forward_backward$"
+    assert run("cpu", pattern=pattern, smoke=True, out=out, seconds=0) == []
+    lines = [line | {"dirty": False} for line in records.read([out])]
+    ours = {li["shape"]: li for li in lines if li["provider"] == "otkernels"}
+    assert len(lines) == 2 * len(ours)
+    text = report.text(lines)
+    for shape in family.shapes["smoke"]:
+        assert f"| {shape.name} |" in text
+        line = ours[shape.name]
+        moved = family.bytes(shape, 1, 4)
+        assert line["gb_per_s"] * line["ms_p50"] == pytest.approx(moved / 1e6)
+
+
+def test_plot_of_shapes_that_have_no_n(use, tmp_path):
+    use(bures.FAMILY, "torch")
+    out = tmp_path / "cpu.jsonl"
+    run("cpu", pattern="/forward$", smoke=True, out=out, seconds=0)
+    (path,) = plot.draw(records.read([out]), "forward", tmp_path, allow_dirty=True)
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_costs_of_one_small_problem():
+    """By hand: D = 2, B = 3; N = 4, M = 5."""
+    covs = bures.batch(3, 2, "")
+    assert bures.moved_bytes(covs, 1, 4) == 4 * 3 * (2 + 1) * 4
+    assert bures.flops(covs, 2) == 3 * (1 + 4) * 2 * 8
+    assert sqrtm.FAMILY.bytes(covs, 1, 4) == 4 * 3 * 4 * 4  # root, and a gradient in and out
+    points = Shape(3, 4, 2, None, "", 5)
+    assert gaussian.flops(points, 1) == 3 * (4 * (4 + 5) + 2 * 4 * 4) + 3 * 3 * 16
+    assert gaussian.flops(dataclasses.replace(points, D=8), 1) == 2 * (3 * 4 * 5 * 8 * 2)
+    assert moments.FAMILY.bytes(points, 1, 4) == 4 * 3 * (4 * 2 + 4 + 4 * 2)
+    assert moments.FAMILY.flops(points, 1) == 3 * 4 * 4 * 3
+
+
+@pytest.mark.parametrize("check_of", ["repeat", "small"])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.op)
+def test_device_checks_pass_on_the_cpu(check_of, family, use, monkeypatch):
+    family = use(family, "otkernels")
+    shapes = dict.fromkeys(("cpu", "smoke"), family.shapes["smoke"])
+    monkeypatch.setattr(cases, "FAMILIES", (dataclasses.replace(family, shapes=shapes),))
+    assert getattr(checks, check_of)("cpu")
+
+
+class Replayed:
+    """In place of a CUDA graph: an eager call, or one that is stuck at its first inputs."""
+
+    stuck = False
+
+    def __init__(self, call):
+        self.call = call
+        self.value = call()
+
+    def __call__(self):
+        if not self.stuck:
+            self.call.reset()
+            self.value = self.call()
+        return self.value
+
+
+@pytest.mark.parametrize("stuck", [False, True])
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.op)
+def test_graph_check_replays_on_other_inputs_of_the_same_kind(family, stuck, use, monkeypatch):
+    family = use(family, "otkernels")
+    shapes = {"cpu": (), "smoke": family.shapes["smoke"]}
+    monkeypatch.setattr(cases, "FAMILIES", (dataclasses.replace(family, shapes=shapes),))
+    monkeypatch.setattr(clocks, "Captured", Replayed)
+    monkeypatch.setattr(Replayed, "stuck", stuck)
+    assert checks.graph("cpu") is not stuck
+
+
+@pytest.mark.parametrize("family", [bures.FAMILY, sqrtm.FAMILY], ids=lambda f: f.op)
+def test_noise_of_covariances_is_a_covariance(family):
+    noise = family.noise(torch.empty(64, 5, 5))
+    assert torch.linalg.eigvalsh(noise).min() > 0
+    assert noise.diagonal(dim1=-2, dim2=-1).mean().item() == pytest.approx(1, rel=0.1)
+    assert not torch.equal(noise[0], noise[1])
+
+
+def test_memory_of_shapes_that_have_no_n():
+    (case,) = cases.select("cpu", "^bures_wasserstein/B64-D64/forward_backward$")
+    peak = memory.peak_cpu("cpu", case, "torch")
+    assert peak.call > 4 * 64 * 64 * 64 * 3  # three matrices a problem, at least
+
+
+def record(family, shape, name, ms):
+    facts = {"dirty": False, "device": "cpu", "device_name": "a CPU", "threads": 1, "run": "1"}
+    facts |= {"time": "2030-01-02T00:00:00", "commit": "abc", "driver": None, "missing": None}
+    facts |= dict.fromkeys(("python", "torch", "triton", "numpy", "pot", "simd"), "1")
+    facts |= {"mode": "forward_backward", "clock": "wall", "peak_bytes": None}
+    facts |= {"error_value": 1e-7, "error_grad": 1e-6}
+    return facts | {"op": family.op, "shape": shape.name, "provider": name, "ms_p50": ms}
+
+
+def test_report_reads_the_goals():
+    times = {"otkernels": 1.0, "torch": 3.0, "torch.eigh": 3.9, "pot": 10.1}
+    lines = [record(bures.FAMILY, bures.CPU[0], name, ms) for name, ms in times.items()]
+    lines += [
+        record(moments.FAMILY, moments.SHAPES["cpu"][0], name, ms)
+        for name, ms in (("otkernels", 1.0), ("torch.cov", 1.5))
+    ]
+    text = report.text(lines)
+    assert "B1024-D16: speed over torch.eigh | wall | ≥ 4× | 3.9× | **no** |" in text
+    assert "B1024-D16: speed over pot | wall | ≥ 10× | 10.1× | yes |" in text
+    assert "B1-N1000-D16: speed over torch.cov | wall | ≥ 1× | 1.5× | yes |" in text
+    assert "- cupy, B1024-D16: left out, runs on a GPU only" in text
