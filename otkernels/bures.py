@@ -13,7 +13,7 @@ from . import _check, _ops
 from ._fidelity import fidelity
 from ._results import nan_everywhere, root_and_reduce
 from ._roots import EPS, symmetric
-from .sqrtm import check_covariance, root_of
+from .sqrtm import check_covariance, cutoff_of, root_of
 
 __all__ = ["BuresInfo", "bures_wasserstein", "bures_wasserstein_with_info", "gaussian_map"]
 
@@ -60,7 +60,8 @@ def bures_wasserstein(
         mean_x: (..., D) means, float16, bfloat16, float32 or float64.
         cov_x: (..., D, D) symmetric positive semi-definite covariances, of which the symmetric
             part counts, in the squared unit of the means; with ``diagonal``, (..., D) variances.
-            Eigenvalues up to the dtype's eps times the largest count as 0: they are rounding.
+            Eigenvalues up to the dtype's eps (for float64 D eps) times the largest count as 0:
+            they are rounding.
         mean_y: (..., D) means of mean_x's dtype and device.
         cov_y: covariances of y. All leading axes broadcast.
         diagonal: covariances are given by their diagonals.
@@ -151,8 +152,7 @@ def bures_wasserstein_with_info(
         if diagonal:
             value, residual, redone = of_variances(cov_x, cov_y)
         else:
-            cutoff = torch.finfo(mean_x.dtype).eps
-            value, residual, redone = of_covariances(cov_x, cov_y, cutoff, impl)
+            value, residual, redone = of_covariances(cov_x, cov_y, cutoff_of(cov_x), impl)
         value = nan_everywhere(value + (mean_x.double() - mean_y.double()).square().sum(-1))
         return finished(value, residual, redone, mean_x.dtype, squared, reduction)
 
@@ -207,8 +207,7 @@ def gaussian_map(mean_x, cov_x, mean_y, cov_y, *, validate=False, impl=None):
 
     Returns:
         (A, b): (..., D, D) and (..., D); float32 (float64 for float64 input). NaN where cov_x is
-        singular, up to the dtype's eps times its largest eigenvalue: there is no such map then, or
-        more than one.
+        singular, as :func:`sqrtm` counts: there is no such map then, or more than one.
 
     Gradients: all four; first order ("torch" also higher).
 
@@ -224,7 +223,7 @@ def gaussian_map(mean_x, cov_x, mean_y, cov_y, *, validate=False, impl=None):
     function = "gaussian_map"
     given = _checked(function, (mean_x, cov_x, mean_y, cov_y), False, validate)
     impl = _ops.choose_impl(function, impl, mean_x.device)
-    dtype, cutoff = mean_x.dtype, torch.finfo(mean_x.dtype).eps
+    dtype, cutoff = mean_x.dtype, cutoff_of(cov_x)
     with _ops.without_autocast(mean_x.device):
         given = (t.double() for t in _broadcast(function, given, (1, 2, 1, 2)))
         mean_x, cov_x, mean_y, cov_y = given

@@ -9,6 +9,7 @@ from . import _check, _ops
 from ._fidelity import fidelity
 from ._measures import Measures
 from ._results import nan_everywhere
+from ._roots import EPS
 from .bures import finished, of_variances, trace
 from .moments import moments
 
@@ -257,7 +258,7 @@ def _distance(x, y, diagonal, impl):
     # Points are known to eps of their size, so deviations below that are rounding; covariances
     # are summed in float64.
     eps = torch.finfo(_ops.accumulation_dtype(x.dtype)).eps
-    options["cutoff"] = max(eps**2, 4 * torch.finfo(torch.float64).eps)
+    options["cutoff"] = max(eps**2, x.spread.shape[-1] * EPS)
     if y is None:
         root, residual, redone = fidelity(x.spread, **options)
         return x.trace() + x.spread.shape[-1] - 2 * root, residual, redone

@@ -48,8 +48,8 @@ def sqrtm(a, *, validate=False, impl=None):
 
     Args:
         a: (..., D, D) symmetric positive semi-definite matrices, float16, bfloat16, float32 or
-            float64, of any unit; the symmetric part counts. Eigenvalues up to the dtype's eps
-            times the largest count as 0.
+            float64, of any unit; the symmetric part counts. Eigenvalues up to the dtype's eps (for
+            float64 D eps) times the largest count as 0.
         validate: check values too, which waits for a GPU: finite, symmetric up to rounding, no
             negative eigenvalue beyond rounding.
         impl: "torch", "cpu" or "triton"; None picks "triton" on a GPU and "cpu" on the CPU.
@@ -83,8 +83,7 @@ def inv_sqrtm(a, *, validate=False, impl=None):
 
     Returns:
         (..., D, D) symmetric Z with Z A Z = I; float32 (float64 for float64 input). NaN for
-        matrices with an eigenvalue up to the dtype's eps times the largest, for which there is
-        none.
+        matrices with an eigenvalue that counts as 0, for which there is none.
 
     Gradients: as for :func:`sqrtm`.
 
@@ -102,7 +101,17 @@ def _root(function, a, inverse, validate, impl):
     check_covariance(function, "a", a, validate)
     impl = _ops.choose_impl(function, impl, a.device)
     with _ops.without_autocast(a.device):
-        return root_of(a, inverse, torch.finfo(a.dtype).eps, impl)
+        return root_of(a, inverse, cutoff_of(a), impl)
+
+
+def cutoff_of(a):
+    """The part of its largest eigenvalue up to which eigenvalues of ``a`` (..., D, D) are noise.
+
+    That of one rounding of each entry. Products that came to ``a`` in float64 add to it, which has
+    the digits to spare; in float32 as much would hide eigenvalues that are meant.
+    """
+    eps = torch.finfo(a.dtype).eps
+    return a.shape[-1] * eps if a.dtype == torch.float64 else eps
 
 
 def root_of(a, inverse, cutoff, impl):
