@@ -2,12 +2,13 @@
 
 from ._version import __version__
 from .bandwidth import median_bandwidth, wae_bandwidths
-from .bures import BuresInfo, bures_wasserstein, bures_wasserstein_with_info, gaussian_map
+from .bures import BuresInfo, bures_wasserstein, bures_wasserstein_with_info
 from .gaussian import (
     gaussian_wasserstein,
     gaussian_wasserstein_to_normal,
     gaussian_wasserstein_with_info,
 )
+from .gaussian_map import gaussian_map
 from .losses import (
     EnergyDistanceLoss,
     GaussianWassersteinLoss,

@@ -1,4 +1,4 @@
-r"""Wasserstein distance of Gaussians with given moments, and the map between them.
+r"""Wasserstein distance of Gaussians with given moments.
 
     W_2^2 = |m1 - m2|^2 + tr S1 + tr S2 - 2 tr (S1^1/2 S2 S1^1/2)^1/2
 
@@ -12,10 +12,9 @@ import torch
 from . import _check, _ops
 from ._fidelity import fidelity
 from ._results import nan_everywhere, root_and_reduce
-from ._roots import EPS, symmetric
-from .sqrtm import check_covariance, cutoff_of, root_of
+from .sqrtm import check_covariance, cutoff_of
 
-__all__ = ["BuresInfo", "bures_wasserstein", "bures_wasserstein_with_info", "gaussian_map"]
+__all__ = ["BuresInfo", "bures_wasserstein", "bures_wasserstein_with_info"]
 
 
 class BuresInfo(NamedTuple):
@@ -142,17 +141,20 @@ def bures_wasserstein_with_info(
     """
     function = "bures_wasserstein"
     _check.one_of(function, "reduction", reduction, _check.REDUCTIONS)
-    given = _checked(function, (mean_x, cov_x, mean_y, cov_y), diagonal, validate)
+    given = checked(function, (mean_x, cov_x, mean_y, cov_y), diagonal, validate)
     impl = _ops.choose_impl(function, impl, mean_x.device)
     axes = (1, 1, 1, 1) if diagonal else (1, 2, 1, 2)
     if pairwise:
         given = _all_pairs(function, given, axes)
-    mean_x, cov_x, mean_y, cov_y = _broadcast(function, given, axes)
+    given, cutoff = broadcast(function, given, axes), cutoff_of(cov_x)
     with _ops.without_autocast(mean_x.device):
+        # Once and for all: I - T is small where I and T, of half precision each, are not.
+        wide = _ops.accumulation_dtype(mean_x.dtype)
+        mean_x, cov_x, mean_y, cov_y = (t.to(wide) for t in given)
         if diagonal:
             value, residual, redone = of_variances(cov_x, cov_y)
         else:
-            value, residual, redone = of_covariances(cov_x, cov_y, cutoff_of(cov_x), impl)
+            value, residual, redone = of_covariances(cov_x, cov_y, cutoff, impl)
         value = nan_everywhere(value + (mean_x.double() - mean_y.double()).square().sum(-1))
         return finished(value, residual, redone, mean_x.dtype, squared, reduction)
 
@@ -190,51 +192,8 @@ def finished(value, residual, redone, dtype, squared, reduction):
     return BuresInfo(value, residual.detach(), redone)
 
 
-def gaussian_map(mean_x, cov_x, mean_y, cov_y, *, validate=False, impl=None):
-    """The affine map x -> A x + b that transports one Gaussian to another at least cost.
-
-    A = S_x^-1/2 (S_x^1/2 S_y S_x^1/2)^1/2 S_x^-1/2 is symmetric, A S_x A = S_y, b = m_y - A m_x
-    (Knott, Smith 1984; Peyre, Cuturi 2019, "Computational optimal transport", remark 2.31). Points
-    (..., N, D) are mapped by ``x @ A + b[..., None, :]``.
-
-    Args:
-        mean_x: (..., D) means, float16, bfloat16, float32 or float64.
-        cov_x: (..., D, D) symmetric positive definite covariances.
-        mean_y: (..., D) means of mean_x's dtype and device.
-        cov_y: (..., D, D) symmetric positive semi-definite covariances. Leading axes broadcast.
-        validate: check values too, see :func:`bures_wasserstein`.
-        impl: "torch", "cpu" or "triton", which takes the three roots; None picks the fastest.
-
-    Returns:
-        (A, b): (..., D, D) and (..., D); float32 (float64 for float64 input). NaN where cov_x is
-        singular, as :func:`sqrtm` counts: there is no such map then, or more than one.
-
-    Gradients: all four; first order ("torch" also higher).
-
-    Raises:
-        ValueError, TypeError, NotImplementedError: as :func:`bures_wasserstein`.
-
-    >>> import torch
-    >>> zero, one = torch.zeros(2), torch.eye(2)
-    >>> a, b = gaussian_map(zero, one, zero + 3, 4 * one)
-    >>> a.tolist(), b.tolist()
-    ([[2.0, 0.0], [0.0, 2.0]], [3.0, 3.0])
-    """
-    function = "gaussian_map"
-    given = _checked(function, (mean_x, cov_x, mean_y, cov_y), False, validate)
-    impl = _ops.choose_impl(function, impl, mean_x.device)
-    dtype, cutoff = mean_x.dtype, cutoff_of(cov_x)
-    with _ops.without_autocast(mean_x.device):
-        given = (t.double() for t in _broadcast(function, given, (1, 2, 1, 2)))
-        mean_x, cov_x, mean_y, cov_y = given
-        root, inverse = (root_of(cov_x, inverted, cutoff, impl) for inverted in (False, True))
-        middle = root_of(root @ cov_y @ root, False, EPS, impl)
-        a = symmetric(inverse @ middle @ inverse)
-        b = mean_y - (a @ mean_x[..., None])[..., 0]
-        return tuple(t.to(_ops.accumulation_dtype(dtype)) for t in (a, b))
-
-
-def _checked(function, given, diagonal, validate):
+def checked(function, given, diagonal, validate):
+    """The moments of two Gaussians, as given: means (..., D) and covariances."""
     names = "mean_x", "cov_x", "mean_y", "cov_y"
     first = given[0]
     for name, value in zip(names, given, strict=True):
@@ -264,7 +223,7 @@ def _all_pairs(function, given, axes):
     return pairs
 
 
-def _broadcast(function, given, axes):
+def broadcast(function, given, axes):
     """All four with the same leading axes; the last ``axes`` of each are its own."""
     batch = given[0].shape[:-1]
     names = "cov_x", "mean_y", "cov_y"

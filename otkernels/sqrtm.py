@@ -124,6 +124,16 @@ def root_of(a, inverse, cutoff, impl):
     return _FastRoot.apply(a, inverse, cutoff, impl)[0]
 
 
+def root_by_op(a, inverse, cutoff, impl):
+    """The same by a raw op, without gradient."""
+    return _ROOTS[impl](a, bool(inverse), cutoff)[0]
+
+
+def lyapunov_by_op(h, g, impl):
+    """X of h X + X h = g (*batch, D, D) by a raw op, without gradient."""
+    return _LYAPUNOV[impl](h, g)
+
+
 class _FastRoot(torch.autograd.Function):
     """A root by a raw op, once differentiable."""
 

@@ -53,7 +53,7 @@ LAYERS = {
     "_polar_schedule": set(),
     "_fidelity": {"_ops", "_results", "_roots"},
     "sqrtm": {"_check", "_ops", "_roots"},
-    "bures": {"_check", "_fidelity", "_ops", "_results", "_roots", "sqrtm"},
+    "bures": {"_check", "_fidelity", "_ops", "_results", "sqrtm"},
     "gaussian": {
         "_check",
         "_fidelity",
@@ -65,6 +65,7 @@ LAYERS = {
         "moments",
     },  # fmt: skip
     "two_sample": {"_check", "_kernels", "_measures", "_ops", "bandwidth", "mmd"},
+    "gaussian_map": {"_fidelity", "_ops", "_roots", "bures", "sqrtm"},
     "moments": {"_check", "_measures", "_ops"},
     "metrics.__init__": {"metrics.frechet", "metrics.kid"},
     "metrics.frechet": {"_check", "_ops", "_results", "_roots", "bures"},
@@ -72,7 +73,14 @@ LAYERS = {
     "compat.__init__": set(),
     "compat._arrays": {"_check"},
     "compat._pot_draws": {"_check"},
-    "compat._pot_gaussian": {"_check", "bures", "compat._arrays", "moments", "sqrtm"},
+    "compat._pot_gaussian": {
+        "_check",
+        "bures",
+        "compat._arrays",
+        "gaussian_map",
+        "moments",
+        "sqrtm",
+    },
     "compat.geomloss": {"_check", "_kernel_sums", "_kernels", "_ops"},
     "compat.pot": {
         "_check",
@@ -101,6 +109,7 @@ LAYERS = {
         "bandwidth",
         "bures",
         "gaussian",
+        "gaussian_map",
         "losses",
         "max_sliced",
         "mmd",

@@ -1,4 +1,4 @@
-"""POT's sliced distances, value for value: change the import, keep the calls.
+"""POT's sliced and Gaussian distances, value for value: change the import, keep the calls.
 
     from otkernels.compat.pot import sliced_wasserstein_distance
 
@@ -16,8 +16,20 @@ from ..sliced import wasserstein_1d as wasserstein_on_rows
 from ..spherical import sliced_wasserstein_sphere as mean_over_circles
 from ._arrays import kind_of, tensors, without_lists
 from ._pot_draws import get_projections_sphere, get_random_projections
+from ._pot_gaussian import (
+    bures_distance,
+    bures_wasserstein_distance,
+    bures_wasserstein_mapping,
+    empirical_bures_wasserstein_distance,
+    empirical_bures_wasserstein_mapping,
+)
 
 __all__ = [
+    "bures_distance",
+    "bures_wasserstein_distance",
+    "bures_wasserstein_mapping",
+    "empirical_bures_wasserstein_distance",
+    "empirical_bures_wasserstein_mapping",
     "get_projections_sphere",
     "get_random_projections",
     "max_sliced_wasserstein_distance",
