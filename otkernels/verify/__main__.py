@@ -14,15 +14,15 @@ import torch
 
 from . import report
 from .check import FAIL, check, truth
+from .entry import DTYPES
 from .inputs import draw, given
 from .ops import OPS
 from .peers import load
 
 IMPLS = ("torch", "cpu", "triton")
-DTYPES = ("float16", "bfloat16", "float32", "float64")
 PACKAGES = (
     *("otkernels", "torch", "triton", "numpy"),
-    *("POT", "geomloss", "pykeops", "scikit-learn", "torchmetrics"),
+    *("POT", "geomloss", "pykeops", "scipy", "scikit-learn", "torchmetrics"),
 )
 QUICK_POINTS = 64
 # Triton's interpreter takes 0.1 s for a row of 32 points.
@@ -43,7 +43,7 @@ def main(arguments=None):
     parser = _parser()
     args = parser.parse_args(arguments)
     device = _device(parser, args.device)
-    ops = [op for op in OPS if op.name in args.op]
+    ops = [op for op in OPS if op.name in args.op and set(op.dtypes) & set(args.dtype)]
     clouds = _clouds(parser, args)
     if clouds:
         kind = "numbers" if clouds[0].ndim == 1 else "points"
@@ -172,7 +172,7 @@ def _rows(op, args, clouds, impls, not_run):
     peer = load(op.peer) if op.peer else None
     left_out = 0
     for make, settings in _inputs(op, args, clouds):
-        for dtype in args.dtype:
+        for dtype in (dtype for dtype in args.dtype if dtype in op.dtypes):
             inputs = make(getattr(torch, dtype))
             reason = _impossible(op, inputs)
             if reason:

@@ -6,7 +6,9 @@ from typing import NamedTuple
 from .inputs import AXES, Case, clouds
 from .peers import Peer
 
-__all__ = ["Op"]
+__all__ = ["DTYPES", "Op"]
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
 
 
 class Op(NamedTuple):
@@ -30,3 +32,5 @@ class Op(NamedTuple):
     """What it takes of the user's own: "points", "numbers" or nothing."""
     pairwise: bool = False
     """Whether its truth and its plain torch form hold all pairs of points."""
+    dtypes: tuple[str, ...] = DTYPES
+    """In which its inputs are still what they should be once they are rounded."""

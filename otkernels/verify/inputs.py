@@ -22,14 +22,19 @@ __all__ = [
 
 # How many axes of an argument belong to one problem. In front of them are those of the batch.
 AXES = {"x": 2, "y": 2, "u": 1, "v": 1, "a": 1, "b": 1, "projections": 2, "bandwidth": 1}
+AXES |= {"mean_x": 1, "cov_x": 2, "mean_y": 1, "cov_y": 2, "weights": 1, "cotangent": 2}
 LENGTHS = {
     "x_lengths": ("x", "a"),
     "y_lengths": ("y", "b"),
     "u_lengths": ("u", "a"),
     "v_lengths": ("v", "b"),
+    "lengths": ("x", "weights"),
 }
 AXES |= dict.fromkeys(LENGTHS, 0)
 POINTS = ("x", "y", "u", "v")
+# What is given in the dtype under test, and what tells the size of a problem.
+GIVEN = (*POINTS, "mean_x", "cov_x", "mean_y", "cov_y")
+SIZED = (*POINTS, "cov_x", "cov_y")
 OFFSET = 1000.0
 GIVEN_PROJECTIONS = 64
 
@@ -98,7 +103,7 @@ class Inputs(NamedTuple):
 
     def projected(self, settings):
         """The number of points of the larger set on all lines of the batch together."""
-        sets = [self._own(name)[0] for name in self.tensors if name in POINTS]
+        sets = [self._own(name)[0] for name in self.tensors if name in SIZED]
         lines = self._own("projections")[-1] if "projections" in self.tensors else 1
         return max(sets) * settings.get("n_projections", lines) * math.prod(self.batch)
 
@@ -213,7 +218,7 @@ def _inputs(op, arrays, dtype, kind):
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     tensors = {}
     for name, array in arrays.items():
-        kept = dtype if name in POINTS else torch.int64 if name in LENGTHS else wide
+        kept = dtype if name in GIVEN else torch.int64 if name in LENGTHS else wide
         tensors[name] = torch.as_tensor(np.asarray(array)).to(kept)
     for lengths, names in LENGTHS.items():
         for name in names if lengths in tensors else ():
@@ -229,7 +234,7 @@ def _poison(tensor, lengths, own):
 
 
 def _case(tensors, axes, kind):
-    first, *rest = (name for name in tensors if name in POINTS)
+    first, *rest = (name for name in tensors if name in SIZED)
     shape, own = tensors[first].shape, axes[first]
     sizes = [tensors[name].shape[-own] for name in (first, *rest)]
     points = "/".join(map(str, dict.fromkeys(sizes)))
