@@ -12,9 +12,10 @@ import scipy.stats
 import torch
 from sklearn.gaussian_process import kernels
 from sklearn.metrics import pairwise
-from torchmetrics.image import kid
+from torchmetrics.image import fid, kid
 
 import otkernels
+import otkernels.metrics
 from otkernels import mmd, wasserstein_1d
 
 PAGE = Path(__file__).parents[1] / "docs" / "conventions.md"
@@ -22,7 +23,7 @@ N, M, D = 7, 5, 3
 SCALES = (0.1, 0.2, 0.5, 1, 2, 5, 10)
 EPS = torch.finfo(torch.float64).eps
 LIBRARIES = {"ot": ot, "scipy": scipy}
-for library in (math, geomloss, pairwise, kernels, kid, otkernels):
+for library in (math, geomloss, pairwise, kernels, kid, fid, otkernels, otkernels.metrics):
     LIBRARIES |= vars(library)
 LARGEST = 1000.0  # no kernel value, cost or weighted sum of kernels in the rows is above this
 
@@ -119,6 +120,18 @@ def V(k, x, y):
     return xx + yy - 2 * xy
 
 
+def gaussians(*batch):
+    """Means (*batch, D) and covariances (*batch, D, D), of traces below LARGEST."""
+    points = torch.randn(*batch, 4 * D, D, dtype=torch.float64)
+    return torch.randn(*batch, D, dtype=torch.float64), points.mT @ points / (4 * D)
+
+
+def updated(metric, x, y):
+    metric.update(x, real=True)
+    metric.update(y, real=False)
+    return metric
+
+
 def names():
     """What the rows speak of."""
     x, y, z, q = (torch.randn(n, D, dtype=torch.float64) for n in (N, M, N, N))
@@ -129,11 +142,17 @@ def names():
     var = 2.0
     one = math.sqrt(2 * D * var)
     between = one**2 / (one**2 + distances2(z, q))
+    (m, S), (n, T) = gaussians(), gaussians()
+    (ms, Ss), (ns, Ts) = gaussians(3), gaussians(2)
+    features = torch.nn.Identity()
+    features.num_features = D
     return {
         **{"x": x, "y": y, "z": z, "q": q, "u": u, "v": v, "theta": theta},
         **{"a": a / a.sum(), "b": b / b.sum(), "V": lambda k: V(k, *arrays)},
         **{"s": 1.3, "g": 0.7, "c": 1.7, "sigma": 1.9, "scale": 0.8, "h": 1.2, "w": 3.0},
         "var": var,
+        **{"m": m, "n": n, "S": S, "T": T, "ms": ms, "ns": ns, "Ss": Ss, "Ts": Ts},
+        **{"features": features, "updated": lambda metric: updated(metric, x, y)},
         "imq": {"kernel": "imq", "bandwidth": one, "unbiased": True},
         "paired": lambda *_, **__: between.diagonal().mean(),
         "between": lambda *_, **__: between.mean(),

@@ -9,9 +9,9 @@ pytest.importorskip("torchmetrics")
 from torchmetrics.image import kid
 from torchmetrics.image.kid import KernelInceptionDistance as Theirs
 
-from otkernels import metrics
 from otkernels._ops import accumulation_dtype
 from otkernels.metrics import KernelInceptionDistance as Ours
+from otkernels.metrics import kid as our_kid
 
 pytestmark = pytest.mark.filterwarnings("ignore:Metric `Kernel Inception Distance` will save")
 
@@ -86,7 +86,7 @@ def test_another_seed_draws_other_subsets():
 
 def test_chunks_of_subsets_change_nothing(monkeypatch):
     _, whole, largest = pair(dtype=torch.float64)
-    monkeypatch.setattr(metrics, "CHUNK", 2 * 16 * 6)  # five subsets by two
+    monkeypatch.setattr(our_kid, "CHUNK", 2 * 16 * 6)  # five subsets by two
     theirs, parts, _ = pair(dtype=torch.float64)
     assert_equal(whole, parts, largest, terms=38, dtype=torch.float64)
     assert_equal(theirs, parts, largest, terms=38, dtype=torch.float64)
@@ -94,18 +94,18 @@ def test_chunks_of_subsets_change_nothing(monkeypatch):
 
 def test_no_more_subsets_at_once_than_the_chunk_holds(monkeypatch):
     sizes = []
-    right = metrics.mmd
+    right = our_kid.mmd
 
     def spy(x, y, **options):
         sizes.append(len(x))
         return right(x, y, **options)
 
-    monkeypatch.setattr(metrics, "mmd", spy)
-    monkeypatch.setattr(metrics, "CHUNK", 2 * 16 * 6)
+    monkeypatch.setattr(our_kid, "mmd", spy)
+    monkeypatch.setattr(our_kid, "CHUNK", 2 * 16 * 6)
     pair()
     assert sizes == [2, 2, 1]
     sizes.clear()
-    monkeypatch.setattr(metrics, "CHUNK", 1)
+    monkeypatch.setattr(our_kid, "CHUNK", 1)
     pair()
     assert sizes == [1] * 5
 
