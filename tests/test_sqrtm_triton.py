@@ -1,0 +1,161 @@
+"""Roots of covariances and Lyapunov equations in Triton, interpreted where there is no GPU."""
+
+import pytest
+import torch
+from support import assert_close64
+
+from otkernels import _roots
+from otkernels.kernels import factor as tiles
+from otkernels.kernels import factor_large, products, sqrtm
+
+SINGLE, DOUBLE = torch.float32, torch.float64
+# Minimax steps at most, and roundings of an entry in one of them, for D = 20.
+STEPS, ROUNDINGS = 8, 9 * 20
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    monkeypatch.setattr(products, "config", lambda *_: (32, 32, 32, 4))
+    monkeypatch.setattr(factor_large, "config", lambda d: (32, 4, 4))
+    # Nothing here is so singular, and each launch takes the interpreter its time.
+    for name in ("OCTAVES", "DEEP"):
+        monkeypatch.setattr(sqrtm, name, 9)
+
+
+@pytest.fixture(params=["one tile", "library"])
+def form(request, monkeypatch):
+    """Which form of the factor is taken: that of matrices which fit in a tile or the other."""
+    monkeypatch.setattr(tiles, "LARGEST", {"one tile": 128, "library": 0}[request.param])
+
+
+def spd(d, conditions, dtype=DOUBLE):
+    """(len(conditions), D, D) with eigenvalues spaced from 1 down, as rounded to dtype."""
+    u = torch.linalg.qr(torch.randn(len(conditions), d, d, dtype=DOUBLE)).Q
+    values = torch.stack([torch.logspace(0, -c, d, dtype=DOUBLE) for c in conditions])
+    s = ((u * values[:, None, :]) @ u.mT).to(dtype)
+    return (s + s.mT) / 2
+
+
+def eps(dtype):
+    return torch.finfo(dtype).eps
+
+
+def bounds(conditions):
+    """Roundings that sum up in a result, each as often as the condition of the root says."""
+    return [STEPS * ROUNDINGS * 10.0**c for c in conditions]
+
+
+@pytest.mark.parametrize(
+    ("dtype", "conditions"), [(SINGLE, [0, 2, 4]), (DOUBLE, [1, 6]), (torch.float16, [1])], ids=str
+)
+@pytest.mark.parametrize("inverse", [False, True])
+def test_roots(inverse, dtype, conditions, form, device):
+    s = spd(20, conditions, dtype)
+    root, residual = sqrtm.square_root(s.to(device), inverse, eps(dtype))
+    definition = _roots.inverse_square_root if inverse else _roots.square_root
+    assert root.dtype == (DOUBLE if dtype == DOUBLE else SINGLE)
+    assert torch.equal(root, root.mT)
+    expected = definition(s.double(), eps(dtype))
+    # The inverse feels the condition of the matrix, the root that of the root.
+    assert_each(root, expected, bounds([2 * c if inverse else c for c in conditions]))
+    z, a = root.double().cpu(), s.double()
+    error = z @ a @ z - torch.eye(20) if inverse else z @ z - a
+    size = 20**0.5 if inverse else torch.linalg.matrix_norm(a)
+    # What is left of a difference of sums of D products is known to their rounding.
+    terms = 20 * (torch.linalg.matrix_norm(z) ** 2 * torch.linalg.matrix_norm(a)).max() ** 2
+    measured = torch.linalg.matrix_norm(error) / size
+    assert (residual.cpu() - measured).abs().max() <= eps(DOUBLE) * terms.sqrt()
+
+
+def assert_each(out, expected, terms, dtype=None):
+    for got, reference, n in zip(out, expected, terms, strict=True):
+        assert_close64(got, reference, terms=n, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
+def test_roots_of_singular_matrices(dtype, form, device):
+    """Integers, so that what is left after the last pivot is nothing; rank 6, 1 and 0."""
+    x = torch.randint(-4, 5, (3, 6, 12)).to(dtype)
+    x[1, 1:] = 0
+    x[2] = 0
+    s = x.mT @ x
+    root, residual = sqrtm.square_root(s.to(device), False, eps(dtype))
+    assert not root[2].any()
+    assert residual[2] == 0
+    for k in (0, 1):
+        values = torch.linalg.svdvals(x[k].double())
+        least = values[values > 1e-9 * values[0]][-1] / values[0]
+        expected = _roots.square_root(s[k].double(), eps(dtype))
+        terms = (2 * STEPS * ROUNDINGS / least**2).item()
+        assert_close64(root[k], expected, terms=terms)
+        assert residual[k] <= eps(dtype) * terms**0.5
+    inverse, _ = sqrtm.square_root(s.to(device), True, eps(dtype))
+    assert inverse.isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
+def test_lyapunov(dtype, form, device):
+    h = spd(18, [0, 2], dtype)
+    g = torch.randn(2, 18, 18, dtype=dtype)
+    x = sqrtm.lyapunov(h.to(device), g.to(device))
+    assert x.dtype == dtype
+    assert_each(x, _roots.sylvester(h.double(), h.double(), g.double()), bounds([0, 4]))
+
+
+@pytest.mark.parametrize("dtype", [SINGLE, DOUBLE], ids=str)
+def test_lyapunov_of_singular_matrices(dtype, form, device):
+    """Null to null is 0; null to range and range to null are divided by one eigenvalue."""
+    x = torch.randint(-4, 5, (5, 10)).to(dtype)
+    h = torch.stack([x.mT @ x, x.mT @ x + torch.eye(10), torch.zeros(10, 10)]).to(dtype)
+    g = torch.randn(3, 10, 10, dtype=dtype)
+    out = sqrtm.lyapunov(h.to(device), g.to(device))
+    values = torch.linalg.svdvals(x.double()) ** 2
+    terms = 4 * STEPS * ROUNDINGS * (values[0] / values[-1]).item() ** 2
+    expected = _roots.sylvester(h.double(), h.double(), g.double())
+    assert_each(out, expected, [terms] * 3)
+    assert not out[2].any()
+
+
+def test_other_layouts_and_batches(device):
+    s = spd(6, [1, 1], SINGLE).to(device)
+    whole = s.expand(3, 2, 6, 6)
+    root, residual = sqrtm.square_root(whole, False, eps(SINGLE))
+    alone, of_alone = sqrtm.square_root(s[1], False, eps(SINGLE))
+    assert root.shape == whole.shape
+    assert residual.shape == (3, 2)
+    assert torch.equal(root[2, 1], alone)
+    assert torch.equal(residual[2, 1], of_alone)
+    g = torch.randn(2, 6, 6, 2, device=device)[..., 0].mT
+    x = sqrtm.lyapunov(whole, g.expand(3, 2, 6, 6))
+    assert torch.equal(x[1, 0], sqrtm.lyapunov(s[0], g[0].contiguous()))
+    none = sqrtm.square_root(s[:0], False, eps(SINGLE))
+    assert none[0].shape == (0, 6, 6)
+
+
+# NumPy, of which the interpreter is made, warns of NaN; a GPU does not.
+@pytest.mark.filterwarnings("ignore:invalid value encountered")
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_what_is_not_finite_stays_in_its_problem(bad, form, device):
+    s = spd(5, [1, 1, 1], SINGLE).to(device)
+    s[1, 2, 3] = s[1, 3, 2] = bad
+    root, residual = sqrtm.square_root(s, False, eps(SINGLE))
+    assert root[1].isnan().all()
+    assert residual[1].isnan()
+    assert root[::2].isfinite().all()
+    g = torch.randn(3, 5, 5, device=device)
+    g[0, 0, 1] = bad
+    x = sqrtm.lyapunov(s, g)
+    assert x[:2].isnan().all()
+    assert x[2].isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_any_unit(scale, device):
+    s = spd(6, [2], SINGLE)
+    root, residual = sqrtm.square_root((s * scale).to(device), False, eps(SINGLE))
+    expected = _roots.square_root((s * scale).double(), eps(SINGLE))
+    assert_each(root, expected, bounds([2]))
+    g = torch.randn(1, 6, 6)
+    x = sqrtm.lyapunov(root, scale * g.to(device))
+    h = root.double().cpu()
+    assert_each(x, _roots.sylvester(h, h, (scale * g).double()), bounds([2]))
