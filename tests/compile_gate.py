@@ -23,7 +23,22 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from otkernels.kernels import cells, match, matmul, mmd, rows, split, walks
+from otkernels.kernels import (
+    cells,
+    covariance_gradient,
+    factor,
+    factor_large,
+    match,
+    matmul,
+    mmd,
+    moments,
+    polar,
+    polar_double,
+    products,
+    rows,
+    split,
+    walks,
+)
 
 TABLES = pathlib.Path(__file__).parent / "registers"
 
@@ -340,6 +355,125 @@ def split_cases():
     yield Case(f"totals {label(constants)}", mmd._totals_kernel, pointers, constants, warps=4)
 
 
+def moments_cases():
+    """Every tile of the moments: points as rows and in any layout, one share and several."""
+    for given, dtype in (
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float64),
+    ):
+        pointers = {"x_ptr": POINTERS[given], "cov_ptr": POINTERS[dtype]}
+        pointers |= dict.fromkeys(("mass_ptr", "total_ptr"), "*fp64")
+        precision = "ieee" if dtype == torch.float64 else "tf32x3"
+        for side, block, warps in sorted({moments.config(d, dtype) for d in (1, 17, 33)}):
+            tile = {"SIDE": side, "BLOCK": block}
+            for weighted, whole, rows_of in ((False, True, True), (True, False, False)):
+                flags = {"WEIGHTED": weighted, "WHOLE": whole}
+                name = f"moments {given}->{dtype} {label(tile | flags)}"
+                constants = tile | flags | {"GROUP": moments.GROUP}
+                constants |= {"stride_d": 1} if rows_of else {}
+                means = {"mean_ptr": POINTERS[dtype] if whole else "*fp64"}
+                yield Case(
+                    name,
+                    moments._products_kernel,
+                    pointers | means,
+                    constants,
+                    precision=precision,
+                    aligned=("stride_b", "stride_n") if rows_of else (),
+                    options=moments.register_limit(),
+                    warps=warps,
+                )
+            if given == torch.float32:
+                names = ("part_ptr", "mean_ptr", "cov_ptr")
+                types = dict.fromkeys(names, POINTERS[dtype])
+                types |= dict.fromkeys(("means_ptr", "total_ptr"), "*fp64")
+                name = f"merge_moments {dtype} SIDE={side}"
+                yield Case(name, moments._merge_kernel, types, {"SIDE": side}, warps=4)
+
+
+def bures_cases():
+    """Every tile of the factors, of both forms of the polar factor and of the gradients."""
+    for d in (1, 2, 4, 8, 16, 32, 64, 128):
+        tile, step, warps = factor.config(d)
+        constants = {"CLEAR": factor.CLEAR, "TILE": tile}
+        if d <= factor.SHORT:
+            yield bures_case("factor", factor._factor_kernel, constants, warps)
+        else:
+            constants |= {"STEP": step}
+            yield bures_case("factor", factor._long_factor_kernel, constants, warps)
+    for d in (1, 2, 4, 8, 16, 32, 64):
+        tile, size, warps = polar.config(d)
+        constants = {"HALVES": tile >= polar.HALVED, "SIZE": size, "TILE": tile}
+        yield bures_case("polar", polar._polar_kernel, constants, warps)
+    for d in (16, 32):
+        block, warps = polar.block_config(d)
+        yield bures_case("start", polar._start_kernel, {"BLOCK": block}, warps)
+        constants = {"RESIDUAL": True, "BLOCK": block}
+        yield bures_case("fidelity", polar._value_kernel, constants, warps)
+        block, warps = polar_double.config(d)
+        for newton, checked in ((False, False), (True, False), (False, True)):
+            constants = {"NEWTON": newton, "CHECKED": checked, "BLOCK": block}
+            yield bures_case("polar_double", polar_double._polar_kernel, constants, warps, "*fp64")
+        for checked, q in ((False, "*fp32"), (False, "*fp64"), (True, "*fp64")):
+            constants = {"CHECKED": checked, "BLOCK": block}
+            yield bures_case(
+                f"gradient {q}", covariance_gradient._gradient_kernel, constants, warps, q
+            )
+
+
+def bures_case(name, kernel, constants, warps, q="*fp32"):
+    """The case of a kernel of covariances in float32; what is not is float64, flags are int32."""
+    types = dict.fromkeys(("s_ptr", "low_ptr", "grad_ptr", "cutoff", "least", "tolerance"), "*fp32")
+    types |= dict.fromkeys(("regular_ptr", "redone_ptr"), "*i32") | {"q_ptr": q}
+    flags = "*i32" if "y_ptr" in kernel.arg_names else "*fp32"
+    types |= {"x_ptr": flags, "y_ptr": flags}
+    given = {n: types.get(n, "*fp64") for n in kernel.arg_names if n in types or n.endswith("_ptr")}
+    given |= {n: "fp32" for n in ("cutoff", "least", "tolerance") if n in given}
+    staged = (
+        {"options": polar.launch_options()} if name not in ("factor", "start", "fidelity") else {}
+    )
+    return Case(f"{name} {label(constants)}", kernel, given, constants, warps=warps, **staged)
+
+
+def large_cases():
+    """Products and factors of matrices above one tile, in the layouts that launches have."""
+    names = [n for n in products._product_kernel.arg_names if n.startswith("stride")]
+    layouts = {"rows": ("a_k", "b_n"), "columns": ("a_m", "b_n"), "both": ("a_m", "b_k")}
+    plain = {"HAS_E": False, "BETA": 1, "COEFFICIENTS": False, "HAS_ACTIVE": False}
+    added = {"HAS_E": True, "BETA": -1, "COEFFICIENTS": False, "HAS_ACTIVE": True}
+    factors = {"HAS_E": True, "BETA": 1, "COEFFICIENTS": True, "HAS_ACTIVE": True}
+    for dtype in (torch.float32, torch.float64):
+        pointers = dict.fromkeys(("a_ptr", "b_ptr", "e_ptr", "out_ptr"), POINTERS[dtype])
+        pointers |= {"coefficient_ptr": "*fp64", "active_ptr": "*i32"}
+        kinds = [(d, s) for d in (16, 32, 64, products.LONG) for s in (False, True)]
+        tiles = {(*products.config(d, d, dtype, s), s) for d, s in kinds}
+        for *tile, warps, symmetric in sorted(tiles):
+            blocks = dict(zip(("BLOCK_M", "BLOCK_N", "BLOCK_K"), tile, strict=True))
+            # Small tiles need few registers, so one launch of each will do.
+            launches = ((factors, "both"), (plain, "columns"), (added, "rows"))
+            for flags, layout in launches if tile[0] >= 64 else launches[:1]:
+                flags = flags | {"SYMMETRIC": symmetric}
+                ones = [f"stride_{n}" for n in (*layouts[layout], "e_n", "out_n")]
+                aligned = ("m", "n", "k", *(n for n in names if n not in ones))
+                for at in ((), aligned) if tile[0] >= 64 else ((),):
+                    name = f"product {dtype} {label(flags | blocks)} {layout} aligned={bool(at)}"
+                    yield Case(
+                        name,
+                        products._product_kernel,
+                        pointers,
+                        flags | blocks | dict.fromkeys(ones, 1),
+                        precision="ieee" if dtype == torch.float64 else "tf32x3",
+                        aligned=at,
+                        warps=warps,
+                    )
+    pointers = {"s_ptr": "*fp64", "f_ptr": "*fp64", "g_ptr": "*fp64", "regular_ptr": "*i32"}
+    pointers["cutoff"] = "fp32"
+    for tile, inner, warps in sorted({factor_large.config(d) for d in (129, 300, 600, 2000, 4096)}):
+        constants = {"INNER": inner, "TILE": tile}
+        name = f"pivoted {label(constants)}"
+        yield Case(name, factor_large._pivoted_kernel, pointers, constants, warps=warps)
+
+
 @functools.cache
 def cases():
     """All cases by name."""
@@ -353,6 +487,9 @@ def cases():
         one_point_cases,
         pair_cases,
         split_cases,
+        moments_cases,
+        bures_cases,
+        large_cases,
     )
     return {case.name: case for kind in kinds for case in kind()}
 

@@ -140,6 +140,7 @@ LAYERS = {
     "kernels.bures": {
         "_ops",
         "kernels.bures_large",
+        "kernels.covariance_gradient",
         "kernels.factor",
         "kernels.factor_large",
         "kernels.polar",
@@ -147,6 +148,7 @@ LAYERS = {
         "kernels.products",
     },
     "kernels.bures_large": {"kernels.polar_double", "kernels.polar_large", "kernels.products"},
+    "kernels.covariance_gradient": {"kernels.inside", "kernels.polar", "kernels.polar_double"},
     "kernels.factor": set(),
     "kernels.factor_large": {"kernels.factor"},
     "kernels.inside": set(),
