@@ -101,12 +101,14 @@ class Case:
                 for n in (*self.pointers, *self.aligned)
             },
         )
+        # AMD's compiler knows no limit of registers.
+        options = {k: v for k, v in self.options.items() if not (hip and k == "maxnreg")}
         if self.warps is not None:
-            options = {"num_warps": self.warps} | ({} if hip else self.options)
-            return triton.compile(source, target=target, options=options)
-        options = {"num_warps": max(1, self.threads // target.warp_size)}
-        if not hip:
-            options |= rows.launch_options(self.threads) | self.options
+            options |= {"num_warps": self.warps}
+        elif hip:
+            options |= {"num_warps": max(1, self.threads // target.warp_size)}
+        else:
+            options = rows.launch_options(self.threads) | options
         return triton.compile(source, target=target, options=options)
 
 
