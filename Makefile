@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt
 MADE_FROM := setup.py pyproject.toml .ci/constraints.txt
+TESTERS ?= 2
 GATE_VERSIONS := 3.6.0 3.9.0
 
 .PHONY: train test verify bench gate gpu lint clean
@@ -11,8 +12,9 @@ GATE_VERSIONS := 3.6.0 3.9.0
 train: $(VENV)/models.done
 	$(BIN)/python -m models fit
 
+# As many processes as TESTERS says, each with one thread: threads of several would wait for each other.
 test: $(VENV)/dev.done
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(TESTERS) --dist worksteal
 
 verify: $(VENV)/verify.done
 	$(BIN)/python -m otkernels.verify

@@ -51,23 +51,28 @@ def errors(x, y=None, x_rows=False, y_rows=False, **options):
     return ((value - expected).abs() / scale).max().item(), worst, redone, residual.max().item()
 
 
-# Condition, and how far a gradient may be from the definition, relative to itself.
-LADDER = [(1.0, 1e-6), (1e2, 1e-6), (1e4, 1e-5), (1e6, 1e-4), (1e8, 1e-4)]
+def gradient_bound(condition):
+    """How far a gradient L1 Q L2^-1 / 2 in float32 may be from the definition, relative to itself.
+
+    A few units for the steps to Q and the products, and half a unit times the condition of a factor
+    for that of its inverse. Above 1e6 the safe way, in float64, sets in.
+    """
+    return EPS32 * (8 + math.sqrt(min(condition, 1e6)) / 2)
 
 
 @pytest.mark.parametrize("d", [1, 2, 7, 16, 33, 100])
-@pytest.mark.parametrize(("condition", "bound"), LADDER)
-def test_float32_on_a_ladder_of_conditions(d, condition, bound):
+@pytest.mark.parametrize("condition", [1.0, 1e2, 1e4, 1e6, 1e8])
+def test_float32_on_a_ladder_of_conditions(d, condition):
     x, y = (covariance(d, condition, (3,)) for _ in range(2))
     value, grads, _, _ = errors(x, y)
     assert value <= EPS32
-    assert grads <= bound
+    assert grads <= gradient_bound(condition)
 
 
 def test_float32_in_512_dimensions():
     value, grads, redone, _ = errors(covariance(512, 1e4), covariance(512, 1e4))
     assert value <= EPS32
-    assert grads <= 1e-5
+    assert grads <= gradient_bound(1e4)
     assert not redone
 
 
@@ -125,8 +130,40 @@ def test_scales_may_differ_within_a_batch(scale):
     factor = torch.tensor([scale, 1e-6, 1e6])[:, None, None]
     value, grads, redone, _ = errors(covariance(6, 1e3, (3,)) * factor, covariance(6, 1e3, (3,)))
     assert value <= EPS32
-    assert grads <= 1e-5
+    assert grads <= gradient_bound(1e3)
     assert not redone.any()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "exponent"),
+    [(torch.float32, -110), (torch.float32, 110), (torch.float64, -600), (torch.float64, 600)],
+)
+def test_scales_beyond_the_range_of_squares(dtype, exponent):
+    x, y = (covariance(6, 1e2, (2,)).to(dtype) for _ in range(2))
+    double, eps = dtype == torch.float64, torch.finfo(dtype).eps
+    value, _, _, grads = solve(x, y, cutoff=eps, double=double)
+    scale = 2.0**exponent
+    found, _, redone, of_scaled = solve(x * scale, y * scale, cutoff=eps, double=double)
+    assert redone.all() == double  # float64 has nothing wider to go to but eigenvalues
+    torch.testing.assert_close(found / scale, value, rtol=8 * eps, atol=0)
+    for grad, want in zip(of_scaled, grads, strict=True):
+        assert (grad - want).abs().max() <= 100 * 6 * eps * want.abs().max()
+
+
+def test_groups_do_not_matter(monkeypatch):
+    x, y = covariance(4, 1e2, (2, 4)), covariance(4, 1e2, (2, 4))
+    x[0, 3], y[1, 1] = covariance(4, 10, rank=2), math.nan
+    whole = solve(x, y)
+    monkeypatch.setattr(bures, "GROUP", 48)  # three problems
+    value, _, redone, grads = solve(x, y)
+    assert redone.nonzero().tolist() == [[0, 3]]
+    bad = torch.zeros(2, 4, dtype=torch.bool)
+    bad[1, 1] = True
+    assert torch.equal(value.isnan(), bad)
+    assert ((value - whole[0]).abs() <= 2 * EPS32 * (trace(x, False) + trace(y, False)))[~bad].all()
+    for grad, want in zip(grads, whole[3], strict=True):
+        atol = gradient_bound(1e2) * want.nan_to_num().abs().max().item()
+        torch.testing.assert_close(grad, want, rtol=0, atol=atol, equal_nan=True)
 
 
 def test_equal_pairs_have_the_identity_as_map():
@@ -134,7 +171,10 @@ def test_equal_pairs_have_the_identity_as_map():
     value, _, _, grads = solve(x, x.clone())
     assert ((value - trace(x, False)).abs() <= EPS32 * trace(x, False)).all()
     half = torch.eye(20) / 2
-    assert all(((g - half).abs() <= 1e-5).all() for g in grads)
+    size = torch.linalg.matrix_norm(half)
+    assert all(
+        (torch.linalg.matrix_norm(g - half) <= gradient_bound(1e6) * size).all() for g in grads
+    )
 
 
 def test_commuting_pairs():
@@ -173,8 +213,8 @@ def test_only_problems_that_need_it_are_redone():
     value, grads, redone, residual = errors(x, y[:4].repeat(2, 1, 1)[:6])
     assert redone.tolist() == [False, True, False, False, False, False]
     assert value <= EPS32
-    assert grads <= 1e-5
-    assert residual <= 1e-6
+    assert grads <= gradient_bound(10)
+    assert residual <= gradient_bound(10)
     assert solve(x, y)[2].tolist() == [False, True, False, False, True, False]
 
 
@@ -183,8 +223,8 @@ def test_a_result_in_error_is_redone(monkeypatch):
     assert not solve(x, y)[2].any()
     right = bures.polar_factor
 
-    def wrong(m, inverse, dtype):
-        q = right(m, inverse, dtype)
+    def wrong(x, least):
+        q = right(x, least)
         q[1] *= 1 + 1e-3 * torch.randn(8, 8)
         return q
 
@@ -192,7 +232,7 @@ def test_a_result_in_error_is_redone(monkeypatch):
     value, grads, redone, _ = errors(x, y)
     assert redone.tolist() == [False, True, False]
     assert value <= EPS32
-    assert grads <= 1e-6
+    assert grads <= gradient_bound(1e2)
 
 
 def test_residual_tells_the_error():
@@ -224,7 +264,7 @@ def test_rows_with_a_covariance(n):
     for given, rows in (((x, y), "x_rows"), ((y, x), "y_rows")):
         value, grads, redone, _ = errors(*given, **{rows: True})
         assert value <= EPS32
-        assert grads <= 1e-5
+        assert grads <= gradient_bound(100)
         assert not redone.any()
 
 
@@ -232,7 +272,7 @@ def test_rows_with_a_covariance(n):
 def test_rows_with_the_identity(n):
     value, grads, redone, _ = errors(torch.randn(3, n, 5), x_rows=True)
     assert value <= EPS32
-    assert grads <= 1e-6
+    assert grads <= gradient_bound(1)
     assert not redone.any()
 
 
@@ -266,7 +306,7 @@ def test_matrices_that_recur_are_factored_once(x_rows, monkeypatch):
     counts = []
     cholesky = factors.cholesky
     monkeypatch.setattr(
-        factors, "cholesky", lambda s, cutoff: counts.append(len(s)) or cholesky(s, cutoff)
+        factors, "cholesky", lambda s, *rest: counts.append(len(s)) or cholesky(s, *rest)
     )
     x, y = x.expand(3, 5, *x.shape[-2:]), y.expand(3, 5, 4, 4)
     found = bures.fidelity(x, y, x_rows, False, EPS32, False, [True, True])
@@ -296,12 +336,13 @@ def test_a_nan_stays_in_its_problem(bad, rows, place):
         assert torch.equal(grad[others], want[others])
 
 
-def test_symmetric_part_counts():
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_symmetric_part_counts(dtype):
     x, y = covariance(6, 10, (2,)), covariance(6, 10, (2,))
     skew = torch.randn(2, 6, 6).round() / 1024
     skew = skew - skew.mT
-    found, expected = solve((x + skew).double(), y), solve(x.double(), y)
-    torch.testing.assert_close(found[0], expected[0], rtol=1e-6, atol=0)
+    found, expected = solve((x + skew).to(dtype), y), solve(x.to(dtype), y)
+    torch.testing.assert_close(found[0], expected[0], rtol=8 * EPS32, atol=0)
 
 
 @pytest.mark.parametrize("needs", [(True, False), (False, True), (False, False)])
@@ -310,7 +351,7 @@ def test_only_wanted_gradients(needs):
     both = bures.fidelity(x, y, False, False, EPS32, False, [True, True])
     found = bures.fidelity(x, y, False, False, EPS32, False, list(needs))
     assert torch.equal(found[0], both[0])
-    assert found[1].max() <= 1e-6
+    assert found[1].max() <= gradient_bound(10)
     for grad, want, need in zip(found[3:], both[3:], needs, strict=True):
         assert torch.equal(grad, want) if need else grad.shape == (2, 6, 0)
 

@@ -53,6 +53,12 @@ def test_singular_matrices(rank):
     assert inverse[[0, 2]].isfinite().all()
 
 
+def test_zero_has_no_inverse():
+    inverse, residual = square_root(torch.zeros(1, 1, 1), True, EPS32)
+    assert inverse.isnan()
+    assert residual.isnan()
+
+
 def test_matrices_near_the_cutoff_have_inverses():
     values = torch.tensor([1.0, 1.0, 4 * EPS32])
     inverse, _ = square_root(torch.diag(values)[None], True, EPS32)

@@ -13,9 +13,11 @@ singular values in float64. With the projector P = F2 F2^+ on the range of S2 th
 (T + T^T (I - P)) / 2: right for every change of the factors, also out of that range.
 
 Cost for each of the problems: two triangular factors and inverses in float64, some 2 D^3 operations
-together, 4 D^3 for M and its inverse, the steps of ``polar``, and 4 D^3 for each gradient.
+together, 4 D^3 for M and its inverse, the steps of ``polar``, 4 D^3 for each gradient, and some 30
+passes over D^2 numbers.
 """
 
+import functools
 import math
 
 import torch
@@ -23,13 +25,13 @@ import torch
 from otkernels._ops import empty_grad
 
 from . import factors
-from .polar import norm, polar_factor
+from .polar import newton, polar_factor
 
 # Numbers in the matrices of one side that are handled together.
 GROUP = 2**17
 # Errors above which a problem is done again the safe way.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
-# Where |M| |M^-1| is up to this times D, on average over the singular values, both may be formed in
+# Where |M| |M^-1| is up to this times D, which is the least it can be, both may be formed in
 # float32, too.
 WELL = 64
 
@@ -38,11 +40,12 @@ def fidelity(x, y, x_rows, y_rows, cutoff, double, needs):
     """The raw op ``fidelity``: see otkernels/_fidelity.py."""
     batch = x.shape[:-2]
     given = [t for t in (x, y) if t is not None]
-    sides = [_Side(t, rows, cutoff) for t, rows in zip(given, (x_rows, y_rows), strict=False)]
     grads = [empty_grad(t, need) for t, need in zip(given, needs, strict=False)]
     out = _Answers(math.prod(batch), grads)
     dtype = torch.float64 if double else torch.float32
-    step = max(1, GROUP // max(side.size for side in sides))
+    step = max(1, GROUP // max(t.shape[-2:].numel() for t in given))
+    room = _room(given, (x_rows, y_rows), min(step, math.prod(batch)))
+    sides = [_Side(t, cutoff, space) for t, space in zip(given, room, strict=True)]
     for start in range(0, math.prod(batch), step):
         part = slice(start, start + step)
         out.write(part, *_fast([side.fast(part) for side in sides], dtype, needs))
@@ -55,6 +58,19 @@ def fidelity(x, y, x_rows, y_rows, cutoff, double, needs):
     return *(t.view(batch) for t in (out.value, out.residual, out.redone)), *grads
 
 
+def _room(given, rows, problems):
+    """Memory for the factors of so many problems, for each side; None for rows, which need none.
+
+    It is one block for all groups: beyond twice the largest block that it has seen, the allocator
+    of glibc gives memory back to the system and fetches it again page by page. Without this block
+    that took a third of the time.
+    """
+    covariances = [not by_rows for _, by_rows in zip(given, rows, strict=False)]
+    d = given[0].shape[-1]
+    room = torch.empty((sum(covariances), factors.ROOM, problems, d, d), dtype=torch.float64)
+    return [room[-k] if is_one else None for k, is_one in enumerate(covariances)]
+
+
 class _Answers:
     """What the op returns, with all problems in one axis."""
 
@@ -63,29 +79,33 @@ class _Answers:
         self.redone = torch.zeros(problems, dtype=torch.bool)
         self.grads = [g.view(problems, *g.shape[-2:]) for g in grads]
 
-    def write(self, part, ok, value, residual, grads):
-        """The answers to the problems ``part``; NaN where not ok."""
-        mine, found = (self.value, self.residual, *self.grads), (value, residual, *grads)
-        every = ok.all()
-        for kept, new in zip(mine, found, strict=True):
+    def write(self, part, *found):
+        """Value, residual and gradients of the problems ``part``; None without need."""
+        for kept, new in zip((self.value, self.residual, *self.grads), found, strict=True):
             if new is not None:
-                kept[part] = (new if every else factors.nan_unless(ok, new)).to(kept.dtype)
+                kept[part] = new.to(kept.dtype)
 
 
 class _Side:
-    """Covariances, or rows, of one side of all problems; those that recur are factored once."""
+    """One side of all problems: covariances, or rows; those that recur are factored once.
 
-    def __init__(self, given, rows, cutoff):
-        self.rows, self.cutoff = rows, cutoff
-        batch, self.size = given.shape[:-2], given.shape[-2:].numel()
+    room: memory for the factors of a group of covariances; None says that these are rows.
+    """
+
+    def __init__(self, given, cutoff, room):
+        self.cutoff, self.room = cutoff, room
+        batch = given.shape[:-2]
         for dim, stride in enumerate(given.stride()[:-2]):
             if stride == 0 and given.shape[dim] > 1:
                 given = given.narrow(dim, 0, 1)
         self.matrices = given.reshape(-1, *given.shape[-2:])
         places = torch.arange(len(self.matrices)).view(given.shape[:-2])
         self.places = places.expand(batch).reshape(-1)
-        shared = len(self.matrices) < len(self.places)
-        self.factors = self._factor(self.matrices) if shared else None
+        self.factors = None
+        if len(self.matrices) < len(self.places):
+            if room is not None:
+                self.room = room.new_empty((factors.ROOM, *self.matrices.shape))
+            self.factors = self._factor(self.matrices)
 
     def fast(self, part):
         """Factors of the problems ``part``, a slice."""
@@ -96,41 +116,48 @@ class _Side:
     def safe(self, part):
         """Factors of the problems ``part``, also of singular covariances."""
         chosen = self.matrices[self.places[part]]
-        return factors.points(chosen) if self.rows else factors.root(chosen, self.cutoff)
+        return factors.points(chosen) if self.room is None else factors.root(chosen, self.cutoff)
 
     def _factor(self, matrices):
-        return factors.points(matrices) if self.rows else factors.cholesky(matrices, self.cutoff)
+        if self.room is None:
+            return factors.points(matrices)
+        return factors.cholesky(matrices, self.cutoff, self.room)
 
 
-def _fast(sides, dtype, needs):
+def _fast(exact, dtype, needs):
     """What _Answers.write takes, from regular covariances or from rows."""
+    sides = [side.to(dtype) for side in exact]
     if any(side.inverse is None for side in sides):
-        m, q, error = _by_eigenvectors(sides, dtype)
+        m, q, *errors = _by_eigenvectors(exact, dtype)
     else:
-        m, q = _by_products(sides, dtype)
-        error = q.new_zeros(len(q), dtype=torch.float64)
-    value = (m * q).sum(2).double().sum(1)
-    q, grads, measured = q.to(dtype), [], False
-    for side, need, grad in zip(sides, needs, _pulls(sides, q, needs), strict=False):
-        if need and side.inverse is not None:
-            total = grad + grad.mT
-            error = torch.maximum(error, factors.ratio(grad.mul_(2).sub_(total), total))
-            grad, measured = total.mul_(0.25), True
+        m, q, *errors = _by_products(exact, sides)
+    value = (m * q.to(m.dtype)).flatten(1).sum(1)
+    q, grads = q.to(dtype), []
+    for side, grad in zip(sides, _pulls(sides, q, needs), strict=True):
+        if grad is not None and side.inverse is not None:
+            grad, error = _symmetric_part(grad)
+            errors.append(error)
         grads.append(grad)
-    if not measured:
-        error = torch.maximum(error, _asymmetry(torch.bmm(q.mT, m.to(dtype))))
-    return _sound(sides), value, error, grads
+    if not errors:
+        errors.append(_symmetric_part(torch.bmm(q.mT, m.to(dtype)))[1])
+    error = functools.reduce(torch.maximum, errors)
+    return value, torch.where(_sound(sides), error, torch.nan), *grads
 
 
-def _by_products(sides, dtype):
-    """M and its polar factor in ``dtype``, from regular covariances."""
-    lower, upper = [s.factor for s in sides], [s.inverse.mT for s in sides]
-    if dtype == torch.float32:
-        m, dual = (_product([t.float() for t in given]) for given in (lower, upper))
-        if (norm(m) * norm(dual)).max() <= WELL * m.shape[-1]:
-            return m, polar_factor(m, dual, dtype)
-    m, dual = _product(lower), _product(upper)
-    return m, polar_factor(m, dual, dtype)
+def _by_products(exact, sides):
+    """M and its polar factor in the dtype of ``sides``, from regular covariances."""
+    dtype, d = sides[0].factor.dtype, sides[0].factor.shape[-1]
+    m, x, square = _newton(sides)
+    # It is NaN or infinite where the scale is out of float32's range.
+    if dtype == torch.float32 and not (square <= WELL / 2 * d).all():
+        m, x, square = _newton(exact)
+    return m, polar_factor(x.to(dtype), square.double().rsqrt())
+
+
+def _newton(sides):
+    """M, and what ``polar.newton`` makes of it."""
+    m = _product([side.factor for side in sides])
+    return m, *newton(m, _product([side.inverse.mT for side in sides]))
 
 
 def _by_eigenvectors(sides, dtype):
@@ -139,22 +166,25 @@ def _by_eigenvectors(sides, dtype):
     if dtype == torch.float32:
         return m, *factors.gram_polar_factor(m)
     q = factors.singular_polar_factor(m)
-    return m, q, _asymmetry(q.mT @ m)
+    return m, q, _symmetric_part(q.mT @ m)[1]
 
 
 def _safe(sides, needs):
-    """The same from any covariances or rows."""
+    """The same from any covariances or rows; NaN where they are not finite."""
     m = _product([side.factor for side in sides])
     q = factors.singular_polar_factor(m)
     h = q.mT @ m
-    grads = []
-    for side, need, grad in zip(sides, needs, _pulls(sides, q, needs), strict=False):
-        if need and side.inverse is not None:
+    value = h.diagonal(dim1=1, dim2=2).sum(1)
+    # In units of the value, whose square may be out of range.
+    _, error = _symmetric_part(h / torch.where(value == 0, 1, value)[:, None, None])
+    found = [value, error]
+    for side, grad in zip(sides, _pulls(sides, q, needs), strict=True):
+        if grad is not None and side.inverse is not None:
             null = torch.eye(side.factor.shape[1]) - side.factor @ side.inverse
-            grad = (grad + grad.mT @ null) / 2
-            grad = factors.symmetric(grad)
-        grads.append(grad)
-    return _sound(sides), h.diagonal(dim1=1, dim2=2).sum(1), _asymmetry(h), grads
+            grad = factors.symmetric(grad + grad.mT @ null)
+        found.append(grad)
+    ok = _sound(sides)
+    return [None if t is None else factors.nan_unless(ok, t) for t in found]
 
 
 def _sound(sides):
@@ -168,17 +198,20 @@ def _product(given):
 
 
 def _pulls(sides, q, needs):
-    """For each side, None without need: the gradient to rows, twice that to a covariance."""
+    """Gradients to rows, and those to covariances, not symmetric yet; None without need."""
+    half = q / 2
     for k, (own, need) in enumerate(zip(sides, needs, strict=False)):
         if not need:
             yield None
             continue
-        pull = q if k else q.mT
+        pull = q if own.inverse is None else half
+        pull = pull if k else pull.mT
         if len(sides) > 1:
-            pull = torch.bmm(sides[1 - k].factor.to(q.dtype), pull)
-        yield pull.mT if own.inverse is None else torch.bmm(pull, own.inverse.to(q.dtype))
+            pull = torch.bmm(sides[1 - k].factor, pull)
+        yield pull.mT if own.inverse is None else torch.bmm(pull, own.inverse)
 
 
-def _asymmetry(a):
-    """|A - A^T| / |A + A^T| of matrices (P, D, D): (P,), float64; 0 for A = 0."""
-    return factors.ratio(a - a.mT, a + a.mT)
+def _symmetric_part(a):
+    """That of matrices A (P, D, D), which are overwritten, and |A - A^T| / |A + A^T| (P,)."""
+    part = torch.lerp(a, a.mT, 0.5)
+    return part, factors.ratio(a.sub_(part), part)

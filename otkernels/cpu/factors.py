@@ -9,6 +9,8 @@ from .polar import EPS, norm
 # Pivots of Cholesky's method are at least the smallest eigenvalue. Where one is below this times
 # the cutoff, its eigenvalues must decide.
 NEAR = 16
+# Matrices that ``cholesky`` needs memory for, for each that it factors.
+ROOM = 3
 
 
 class Factor(typing.NamedTuple):
@@ -22,29 +24,38 @@ class Factor(typing.NamedTuple):
     inverse: torch.Tensor | None
     ok: torch.Tensor
 
+    def to(self, dtype):
+        """Those in another dtype."""
+        return Factor(*(None if t is None else t.to(dtype) for t in self[:2]), self.ok)
+
     def take(self, index):
         """Those of some problems."""
         return Factor(*(None if t is None else t[index] for t in self))
 
 
 def symmetric(a):
-    """The symmetric part of a (P, D, D), float64."""
-    a = a.double()
-    return torch.lerp(a, a.mT, 0.5)
+    """The symmetric part of a (P, D, D), float64; to the rounding of a's dtype."""
+    return torch.lerp(a, a.mT, 0.5).double()
 
 
-def cholesky(covariance, cutoff):
-    """Triangular factors of covariances (P, D, D), sound where all eigenvalues pass the cutoff."""
-    covariance = symmetric(covariance)
-    lower, failed = torch.linalg.cholesky_ex(covariance.mT)
+def cholesky(covariance, cutoff, room):
+    """Triangular factors of covariances (P, D, D), sound where all eigenvalues pass the cutoff.
+
+    room: (ROOM, P or more, D, D), float64, where the factors will stand.
+    """
+    whole, lower, inverse = room[:, : len(covariance)]
+    whole.copy_(torch.lerp(covariance, covariance.mT, 0.5))
+    failed = torch.empty(len(whole), dtype=torch.int32)
+    torch.linalg.cholesky_ex(whole, upper=True, out=(lower.mT, failed))
     pivots = lower.diagonal(dim1=1, dim2=2).amin(1).square()
-    largest = covariance.diagonal(dim1=1, dim2=2).amax(1)
+    largest = whole.diagonal(dim1=1, dim2=2).amax(1)
     # False for a NaN, and for infinity above infinity.
     ok = (failed == 0) & (pivots > NEAR * cutoff * largest)
-    one = torch.eye(lower.shape[-1], dtype=torch.float64).expand_as(lower)
+    one = torch.eye(lower.shape[-1], dtype=torch.float64)
     if not ok.all():
-        lower = torch.where(ok[:, None, None], lower, one)
-    inverse = torch.linalg.solve_triangular(lower, one, upper=False)
+        lower[~ok] = one
+    inverse.copy_(one)
+    torch.linalg.solve_triangular(lower, inverse, upper=False, left=False, out=inverse)
     return Factor(lower, inverse, ok)
 
 
@@ -57,16 +68,19 @@ def points(rows):
     return Factor(rows.mT, None, ok)
 
 
-def root(covariance, cutoff):
-    """Symmetric roots, with 0 for eigenvalues that do not pass the cutoff; sound where finite."""
+def eigen(covariance, cutoff):
+    """Eigenvalues, 0 where they do not pass the cutoff, vectors, and which are of finite ones."""
     covariance = symmetric(covariance)
     ok = covariance.isfinite().flatten(1).all(1)
     values, vectors = torch.linalg.eigh(torch.where(ok[:, None, None], covariance, 0))
-    kept = values > cutoff * values[:, -1:]
-    scales = torch.where(kept, values, 0).sqrt()
-    inverses = torch.where(kept, 1 / scales, 0)
-    factor, inverse = ((vectors * s[:, None, :]) @ vectors.mT for s in (scales, inverses))
-    return Factor(factor, inverse, ok)
+    return torch.where(values > cutoff * values[:, -1:], values, 0), vectors, ok
+
+
+def root(covariance, cutoff):
+    """Symmetric roots, singular where eigenvalues do not pass the cutoff; sound where finite."""
+    values, vectors, ok = eigen(covariance, cutoff)
+    scales = values.sqrt(), torch.where(values > 0, values.rsqrt(), 0)
+    return Factor(*((vectors * s[:, None, :]) @ vectors.mT for s in scales), ok)
 
 
 def singular_polar_factor(m):

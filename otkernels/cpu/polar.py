@@ -5,10 +5,10 @@ M and M^-T have the same polar factor, and so has every positive sum of the two.
     X = (g M + M^-T / g) / 2,    g^2 = |M^-T| / |M|
 
 (Newton's step, scaled) has singular values from 1 to about half the root of M's condition, so a few
-steps of ``_polar_schedule`` bring all of them to 1. X is formed in float64; after it float32 is
-enough, because what rounding does to X it does relative to X.
+steps of ``_polar_schedule`` bring all of them to 1. X needs M and M^-T as exact as the condition
+asks; after it float32 is enough, because what rounding does to X it does relative to X.
 
-Cost per matrix: 4 D^3 operations to bound the norm of X, and 6 D^3 for each further step.
+Cost per matrix: 6 D^3 operations for each step.
 """
 
 import torch
@@ -22,20 +22,25 @@ TOLERANCE = {torch.float32: 4e-7, torch.float64: 1e-15}
 SLACK = 1.0001
 
 
-def polar_factor(m, inverse, dtype):
-    """Q (P, D, D) of M = Q H in ``dtype``, from M (P, D, D) and M^-T, both finite."""
-    ratio = (norm(inverse) / norm(m)).sqrt_()
-    x = torch.mul(m, ratio / 2).addcmul_(inverse, 0.5 / ratio)
-    # The powers to come would overflow where the condition is bad.
-    size = norm(x)
-    x = (x / size).to(dtype)
+def newton(m, dual):
+    """X / |X| of M and M^-T (P, D, D), and |X|^2 (P, 1, 1)."""
+    of_m, of_dual = norm(m), norm(dual)
+    # The inner product of M and M^-T is D, so this takes no pass over X.
+    square = (of_m * of_dual + m.shape[-1]) / 2
+    g, size = (of_dual / of_m).sqrt_(), 2 * square.sqrt()
+    return torch.mul(m, g / size).addcmul_(dual, 1 / (g * size)), square
+
+
+def polar_factor(x, least):
+    """Q (P, D, D) of X = Q H, for X of norm 1 with singular values from ``least`` (P, 1, 1) on."""
     gram = torch.bmm(x.mT, x)
     power = torch.bmm(gram, gram)
-    least = 1 / size.double()
     bound = _bound(power, least)
-    (a, b, c), *rest = schedule((least / bound).min().item(), TOLERANCE[dtype])
+    # A problem that is NaN stays so, and has no part in the choice.
+    l0 = (least / bound).nan_to_num_(0.5).clamp_(EPS).min().item()
+    (a, b, c), *rest = schedule(l0, TOLERANCE[x.dtype])
     # The first step is one of X / bound, whose powers are here already.
-    bound = bound.to(dtype)
+    bound = bound.to(x.dtype)
     power.mul_(c / bound**5).addcmul_(gram, b / bound**3)
     power.diagonal(dim1=1, dim2=2).add_(a / bound[..., 0])
     x, spare = torch.bmm(x, power), x
