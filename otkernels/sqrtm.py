@@ -41,10 +41,10 @@ _LYAPUNOV = {
 def sqrtm(a, *, validate=False, impl=None):
     """Square root of symmetric positive semi-definite matrices.
 
-    The one symmetric positive semi-definite S with S S = A, computed without an eigendecomposition
-    where A is regular: from a Cholesky factor L and its polar factor U, S = L U^T (Higham 2008,
-    "Functions of Matrices", section 8; docs/math.md, "Gaussian Wasserstein distance"). The scale
-    of every matrix is its own.
+    The one symmetric positive semi-definite S with S S = A: from eigenvalues in float64 on the
+    CPU; on a GPU from a Cholesky factor L and its polar factor U, S = L U^T, without them (Higham
+    2008, "Functions of Matrices", chapters 6 and 8; docs/math.md, "Gaussian Wasserstein
+    distance"). The scale of every matrix is its own.
 
     Args:
         a: (..., D, D) symmetric positive semi-definite matrices, float16, bfloat16, float32 or

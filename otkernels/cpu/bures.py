@@ -131,7 +131,7 @@ def _fast(exact, dtype, needs):
         m, q, *errors = _by_eigenvectors(exact, dtype)
     else:
         m, q, *errors = _by_products(exact, sides)
-    value = (m * q.to(m.dtype)).flatten(1).sum(1)
+    value = _inner(m, q) if errors else _inner(m, q) + _inner(m, _what_is_missing(q))
     q, grads = q.to(dtype), []
     for side, grad in zip(sides, _pulls(sides, q, needs), strict=True):
         if grad is not None and side.inverse is not None:
@@ -142,6 +142,22 @@ def _fast(exact, dtype, needs):
         errors.append(_symmetric_part(torch.bmm(q.mT, m.to(dtype)))[1])
     error = functools.reduce(torch.maximum, errors)
     return value, torch.where(_sound(sides), error, torch.nan), *grads
+
+
+def _inner(m, q):
+    """Tr Q^T M, in M's dtype."""
+    return (m * q.to(m.dtype)).flatten(1).sum(1)
+
+
+def _what_is_missing(q):
+    """Q (I - Q^T Q) / 2, to first order what Q lacks of a polar factor.
+
+    What steps in float32 leave is of one sign and adds up: without it the distance of a covariance
+    from itself was 3e-6 of the traces at D = 512.
+    """
+    gram = torch.bmm(q.mT, q).neg_()
+    gram.diagonal(dim1=1, dim2=2).add_(1)
+    return torch.bmm(q, gram.mul_(0.5))
 
 
 def _by_products(exact, sides):

@@ -53,13 +53,15 @@ def _residual(a, roots, inverse):
 
 def lyapunov(h, g):
     """The raw op ``lyapunov``: see otkernels/sqrtm.py."""
+    # A root in float32 has eigenvalues of its rounding where the covariance had none.
+    rounding = max(4 * torch.finfo(h.dtype).eps, h.shape[-1] * EPS)
     batch, shape = g.shape[:-2], g.shape[-2:]
     h, right = (t.reshape(math.prod(batch), *shape).double() for t in (h, g))
     ok = (h.isfinite() & right.isfinite()).flatten(1).all(1)
     h, right = (torch.where(ok[:, None, None], t, 0) for t in (h, right))
     values, vectors = torch.linalg.eigh(h)
     sums = values[:, :, None] + values[:, None, :]
-    none = sums <= shape[-1] * EPS * sums[:, -1:, -1:]
+    none = sums <= rounding * sums[:, -1:, -1:]
     parts = torch.where(none, 0, vectors.mT @ right @ vectors / torch.where(none, 1, sums))
     x = factors.nan_unless(ok, vectors @ parts @ vectors.mT)
     return x.to(g.dtype).view(*batch, *shape)
