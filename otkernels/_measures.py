@@ -25,7 +25,7 @@ class Measures:
         self.weights = weights
         self.lengths = lengths
         self.sizes = tuple(t.shape[points] for t in given)
-        self.of = f"{names[0]}'s and {names[1]}'s"
+        self.of = " and ".join(dict.fromkeys(f"{name}'s" for name in names))
         self.batch = given[0].shape[:points]
         self.include(names[1], given[1].shape[:points], f"{names[0]}'s")
         for k, (argument, name) in enumerate(zip("ab", names, strict=True)):

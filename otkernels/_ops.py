@@ -121,7 +121,7 @@ def value_and_grad(op, tensors, *args):
         (value, details): details is a tuple, without gradients.
     """
     refuse_tangents(tensors)
-    needs = [_needs_grad(t) for t in tensors]
+    needs = [needs_grad(t) for t in tensors]
     if not any(needs):
         value, *details = op(*tensors, *args, needs)[: -len(tensors)]
         return value, tuple(details)
@@ -137,12 +137,23 @@ def refuse_tangents(tensors):
     ):
         raise NotImplementedError(
             "otkernels: impl='cpu' and impl='triton' have no forward-mode derivatives. "
-            "Use impl='torch'."
+            "Use impl='torch' (sliced losses, kernel losses and moments have them there) or "
+            "reverse mode."
         )
 
 
-def _needs_grad(tensor):
-    return tensor is not None and torch.is_grad_enabled() and tensor.requires_grad
+def needs_grad(tensor):
+    """Whether a gradient to the tensor, or None, may be asked for.
+
+    A tensor that vmap has taken a slice of does not show whether its whole needs one.
+    """
+    if tensor is None or not torch.is_grad_enabled():
+        return False
+    return tensor.requires_grad or _is_mapped(tensor)
+
+
+def _is_mapped(tensor):
+    return not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(tensor)
 
 
 class _ValueAndGrad(torch.autograd.Function):

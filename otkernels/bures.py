@@ -22,11 +22,15 @@ class BuresInfo(NamedTuple):
 
     Attributes:
         value: the distance, as the function without info returns it.
-        residual: (...) measured relative error of the polar factor the gradient is made of, as far
-            as its lack of symmetry shows it; float64, without gradient. 0 for diagonal covariances.
-        redone: (...) booleans: problems that the fast form had to redo in its slow and safe way
-            (float64, by eigenvalues on the CPU), because a covariance is singular or the first
-            residual was too large. False with ``impl="torch"``, which knows no other way.
+        residual: (...) measured relative error, float64, without gradient: how far from symmetric
+            is what must be symmetric, the matrix T of the gradient or, without gradient or for
+            points, H of the polar decomposition; on the CPU for fewer points than features the
+            lack of orthogonality of singular vectors. It does not show what rounding did to the
+            covariances before. 0 for diagonal covariances.
+        redone: (...) booleans: problems that the fast form did in its slow and safe way (float64,
+            by eigenvalues on the CPU), because a covariance is singular or nearly, or the first
+            residual was too large; with "triton" always for fewer points than features. False with
+            ``impl="torch"``, which knows no other way.
     """
 
     value: torch.Tensor
@@ -60,7 +64,8 @@ def bures_wasserstein(
         cov_x: (..., D, D) symmetric positive semi-definite covariances, of which the symmetric
             part counts, in the squared unit of the means; with ``diagonal``, (..., D) variances.
             Eigenvalues up to the dtype's eps (for float64 D eps) times the largest count as 0:
-            they are rounding.
+            they are rounding. What has negative ones beyond that is no covariance, and its result
+            means nothing; ``validate`` refuses it.
         mean_y: (..., D) means of mean_x's dtype and device.
         cov_y: covariances of y. All leading axes broadcast.
         diagonal: covariances are given by their diagonals.
@@ -204,6 +209,9 @@ def checked(function, given, diagonal, validate):
             _check.require(ok, function, name, "have shape (..., D), D >= 1", shape)
             if validate:
                 _check.finite(function, name, value)
+            if validate and name.startswith("cov"):
+                least = value.min().item() if value.numel() else 0.0
+                _check.require(least >= 0, function, name, "not be negative", least)
         else:
             check_covariance(function, name, value, validate)
         d = first.shape[-1]

@@ -42,7 +42,8 @@ def gaussian_wasserstein(
     Wasserstein distance"; docs/conventions.md for other libraries' divisors and ridges). With
     ``correction=1`` and features of a network it is the Frechet distance (Heusel, Ramsauer,
     Unterthiner, Nessler, Hochreiter 2017). Moments are summed in float64. A cloud of N < D points
-    never forms its covariance: its centred points are the factor.
+    does not form its covariance, its centred points are the factor (but it does with ``eps`` and
+    for a gradient to its weights).
 
     Args:
         x: (..., N, D) points, float16, bfloat16, float32 or float64.
@@ -61,7 +62,7 @@ def gaussian_wasserstein(
             to below.
         reduction: "none", "mean" or "sum" over the leading axes.
         validate: check values too, which waits for a GPU: points and weights finite, weights not
-            negative, lengths in range.
+            negative, lengths in range, more points than ``correction`` that count.
         impl: "torch", "cpu" or "triton"; None picks "triton" on a GPU and "cpu" on the CPU. An
             explicit choice is obeyed or refused.
 
@@ -81,7 +82,7 @@ def gaussian_wasserstein(
         TypeError: not a floating tensor; lengths that are no integers.
         NotImplementedError: a second derivative of "cpu" or "triton".
 
-    Cost: O(B (N D min(N, D) + min(N, D)^3)) time.
+    Cost: O(B (N D min(N, D) + min(N, D)^3)) time; with ``eps`` O(B (N D^2 + D^3)).
 
     >>> import torch
     >>> x = torch.tensor([[0.0], [2.0]])
@@ -139,8 +140,8 @@ def gaussian_wasserstein_with_info(
     check_options(function, correction, eps, reduction)
     _check.clouds(function, x, y)
     both = Measures(function, -2, ("x", "y"), (x, y), (a, b), (x_lengths, y_lengths), validate)
-    for name, n in zip(("x", "y"), both.sizes, strict=True):
-        _check_size(function, name, n, correction)
+    for k, name in enumerate(("x", "y")):
+        _check_size(function, name, both, k, correction, validate)
     impl = _ops.choose_impl(function, impl, x.device)
     with _ops.without_autocast(x.device):
         fits = [
@@ -198,7 +199,7 @@ def gaussian_wasserstein_to_normal(
     check_options(function, correction, eps, reduction)
     _check.cloud(function, "x", x)
     own = Measures(function, -2, ("x", "x"), (x, x), (a, a), (x_lengths, x_lengths), validate)
-    _check_size(function, "x", x.shape[-2], correction)
+    _check_size(function, "x", own, 0, correction, validate)
     impl = _ops.choose_impl(function, impl, x.device)
     with _ops.without_autocast(x.device):
         points, masses = next(own.point_sets()), own.masses()[0]
@@ -218,7 +219,7 @@ class _Fit:
     def __init__(self, points, masses, correction, eps, diagonal, impl):
         n, d = points.shape[-2:]
         # A root of a mass has no gradient at 0.
-        self.rows = n < d and not (eps or diagonal or (masses is not None and masses.requires_grad))
+        self.rows = n < d and not (eps or diagonal or _ops.needs_grad(masses))
         self.dtype = points.dtype
         if self.rows or diagonal:
             self._by_points(points, masses, correction, eps)
@@ -276,6 +277,10 @@ def check_options(function, correction, eps, reduction):
     _check.one_of(function, "reduction", reduction, _check.REDUCTIONS)
 
 
-def _check_size(function, name, n, correction):
+def _check_size(function, name, measures, k, correction, validate):
+    """Side k must have more points than the correction; with ``validate`` those that count, too."""
+    n, masses = measures.sizes[k], measures.masses()[k] if validate else None
+    if masses is not None:
+        n = (masses > 0).sum(-1).min().item()
     condition = f"have more points than correction={correction}"
     _check.require(n > correction, function, name, condition, n)

@@ -39,7 +39,7 @@ def mean_cov(x, *, weights=None, lengths=None, correction=0, validate=False, imp
     m = sum_i a_i x_i and S = n / (n - correction) sum_i a_i (x_i - m) (x_i - m)^T, with weights
     a_i of total one and n the number of those that are not 0: ``torch.cov`` of points as rows, for
     batches, at half the products. Points are centred before anything is squared, so their distance
-    from the origin costs no digits.
+    from the origin costs no digits; sums in float32 round, by some sqrt(N) eps of the variance.
 
     Args:
         x: (..., N, D) points, float16, bfloat16, float32 or float64.
@@ -130,8 +130,9 @@ def moments(x, a, *, correction, double, impl):
         if impl == "torch":
             return _definition(x, a, correction, double)
         _ops.refuse_tangents((x, a))
-        if torch.is_grad_enabled() and (x.requires_grad or (a is not None and a.requires_grad)):
-            return _Moments.apply(x, a, correction, double, impl)
+        if _ops.needs_grad(x) or _ops.needs_grad(a):
+            # Copies, for backward needs the mean: users may change theirs in place.
+            return tuple(t.clone() for t in _Moments.apply(x, a, correction, double, impl))
         return _OPS[impl](x, a, correction, double)
 
 

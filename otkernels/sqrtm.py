@@ -121,7 +121,8 @@ def root_of(a, inverse, cutoff, impl):
         root = root(_roots.symmetric(a.double()), cutoff)
         return root.to(_ops.accumulation_dtype(a.dtype))
     _ops.refuse_tangents((a,))
-    return _FastRoot.apply(a, inverse, cutoff, impl)[0]
+    # A copy, because backward needs the root: users may change theirs in place.
+    return _FastRoot.apply(a, inverse, cutoff, impl)[0].clone()
 
 
 def root_by_op(a, inverse, cutoff, impl):
@@ -154,10 +155,11 @@ class _FastRoot(torch.autograd.Function):
     def backward(ctx, grad, _grad_of_residual):
         a, root = ctx.saved_tensors
         # The formulas of _roots, where they are derived.
-        grad = _LYAPUNOV[ctx.impl](root, _roots.symmetric(grad))
-        if ctx.inverse:
-            inverse = root @ root
-            grad = _roots.symmetric(-inverse @ grad @ inverse)
+        with _ops.without_autocast(a.device):
+            grad = _roots.symmetric(_LYAPUNOV[ctx.impl](root, _roots.symmetric(grad)))
+            if ctx.inverse:
+                inverse = root @ root
+                grad = _roots.symmetric(-inverse @ grad @ inverse)
         return _ops.first_order(grad.to(a.dtype), a), None, None, None
 
 

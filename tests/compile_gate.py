@@ -467,6 +467,7 @@ def large_cases():
                         precision="ieee" if dtype == torch.float64 else "tf32x3",
                         aligned=at,
                         warps=warps,
+                        options=products.register_limit(tile[0], symmetric),
                     )
     pointers = {"s_ptr": "*fp64", "f_ptr": "*fp64", "g_ptr": "*fp64", "regular_ptr": "*i32"}
     pointers["cutoff"] = "fp32"

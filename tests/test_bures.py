@@ -149,6 +149,28 @@ def test_singular_covariances(impl, d, rank, device):
     close_gradient(grad_y, torch.eye(d).double() - back, 1e-5)
 
 
+@pytest.mark.parametrize("impl", QUICK)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(("d", "problems"), [(4, 300), (8, 300), (32, 30)])
+def test_rank_one_below_the_dimension(impl, dtype, d, problems, device):
+    """Rounded products of points: no pivot of theirs is 0, and some are not even small."""
+    x = torch.randn(problems, d - 1, d, dtype=torch.float64, device=device)
+    y = torch.randn(problems, 3 * d, d, dtype=torch.float64, device=device)
+    cov_x, cov_y = ((t.mT @ t / d).to(dtype) for t in (x, y))
+    zero = torch.zeros(problems, d, dtype=dtype, device=device)
+    results = [
+        value_and_grads(lambda *t, i=i: bures_wasserstein(*t, impl=i), zero, cov_x, zero, cov_y)
+        for i in (impl, "torch")
+    ]
+    # The range is known to the rounding of the entries, magnified by the smallest eigenvalue.
+    least = torch.linalg.eigvalsh(cov_x.double())[:, 1] / d
+    bound = 100 * torch.finfo(dtype).eps / least.clamp(max=1)
+    for k in (2, 4):
+        actual, expected = (r[k].double() for r in results)
+        error = torch.linalg.matrix_norm(actual - expected) / torch.linalg.matrix_norm(expected)
+        assert (error <= bound).all(), (error / bound).max()
+
+
 @pytest.mark.parametrize("impl", IMPLS)
 def test_zero_covariances(impl, device):
     """Points without spread: 2 tr S for the other, and no gradient through a map."""

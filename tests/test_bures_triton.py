@@ -217,7 +217,7 @@ def test_expanded(device):
     y = covariance(2, 3, dtype=SINGLE, device=device).expand(3, 2, 3, 3)
     for got, reference in zip(run(x, y), run(x.clone(), y.clone()), strict=True):
         assert torch.equal(got, reference)
-    assert bures._side(x, False, 0.0).f.shape == (6, 3, 3)
+    assert bures._side(x, False, 0.0, False).f.shape == (6, 3, 3)
 
 
 def test_strides_and_types(device):

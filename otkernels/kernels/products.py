@@ -31,6 +31,11 @@ def config(m, n, dtype, symmetric):
     return side, side, 16 if dtype == torch.float64 else 32, 8 if side == 64 else 4
 
 
+def register_limit(block_m, symmetric):
+    """Launch option of symmetric 64 x 64 tiles: unless stated, ptxas takes 80 or 128 and spills."""
+    return {"maxnreg": 255} if symmetric and block_m == 64 and not torch.version.hip else {}
+
+
 def with_unit_stride(t):
     """t, copied if neither rows nor columns stand side by side: such tiles would spill."""
     return t if 1 in t.stride()[-2:] else t.contiguous()
@@ -170,5 +175,6 @@ def product(a, b, out, *, e=None, beta=1, coefficients=None, symmetric=False, ac
         BLOCK_N=block_n,
         BLOCK_K=block_k,
         num_warps=warps,
+        **register_limit(block_m, symmetric),
     )
     return out

@@ -94,14 +94,16 @@ class FrechetDistance(Metric):
         kind = "real_moments" if real else "fake_moments"
         before = after = getattr(self, kind)
         setattr(self, kind, torch.zeros_like(before))
+        count = self._update_count
         try:
             self.update(inputs, real)
             with self.sync_context(self.dist_sync_fn, should_sync=self.dist_sync_on_step):
                 synced = self.real_moments, self.fake_moments
             self._forward_cache = self._distance(*synced)
-            after = _merged(torch.stack([before, getattr(self, kind)]))
+            after, count = _merged(torch.stack([before, getattr(self, kind)])), self._update_count
         finally:
             setattr(self, kind, after)
+            self._update_count = count
         return self._forward_cache
 
     def compute(self):
