@@ -282,6 +282,10 @@ def test_a_forward_that_fails_adds_nothing():
             metric(batch, real=False)
     assert_near(metric.compute(), truth(x, y), x, y)
     assert metric.fake_moments[0, 0] == 20
+    fresh = FrechetDistance(num_features=D)
+    with pytest.raises(RuntimeError):
+        fresh(x, real=True)
+    assert fresh.update_count == 0
 
 
 def test_forward_over_ranks_on_every_step():

@@ -113,6 +113,23 @@ def test_gradient_to_weights(impl, device):
 
 
 @pytest.mark.parametrize("impl", QUICK)
+def test_gradient_to_a_weight_of_0_of_few_points(impl, device):
+    """A point within the plane of the others takes mass from them at a finite rate."""
+    x, y = (cloud(n, 5, dtype=torch.float64, device=device) for n in (4, 9))
+    x[3] = (x[0] + x[1] + x[2]) / 3 + (x[0] - x[1]) / 2
+
+    def cost(a):
+        return gaussian_wasserstein(x, y, a=a, impl=impl)
+
+    a = torch.tensor([1.0, 2.0, 1.5, 0.0], dtype=torch.float64, device=device)
+    value, grad = value_and_grads(cost, a)
+    step = 1e-6
+    moved = a + step * torch.tensor([0, 0, 0, 1.0], device=device)
+    assert grad.isfinite().all()
+    assert grad[3].item() == pytest.approx(((cost(moved) - value) / step).item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("impl", QUICK)
 @pytest.mark.parametrize("correction", [0, 1])
 @pytest.mark.parametrize(("n", "m", "d"), [(4, 5, 9), (4, 20, 9), (20, 4, 9), (9, 9, 9), (1, 3, 2)])
 def test_ranks_below_the_dimension(impl, n, m, d, correction, device):
