@@ -176,12 +176,12 @@ def flops(shape, n_grads):
     return 2 * shape.B * shape.D**3 * (1 + 2 * n_grads)
 
 
-def entries(shape):
-    """What figures draw time against."""
-    return shape.B * shape.D**2
+def rows(shape):
+    """What figures draw time against: batches are chosen to hold about as many entries each."""
+    return shape.D
 
 
-ENTRIES = "entries of a batch of covariances, B D²"
+ROWS = "rows of a covariance, D"
 
 
 def _speedups(device, shape, targets):
@@ -217,8 +217,8 @@ FAMILY = Family(
     expect=expect,
     bytes=moved_bytes,
     flops=flops,
-    size=entries,
-    size_label=ENTRIES,
+    size=rows,
+    size_label=ROWS,
     goals=GOALS,
     noise=wishart,
     note="Gradients to the covariances. x and y are covariances of 2D normal points, of condition "
