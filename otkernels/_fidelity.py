@@ -11,6 +11,13 @@ from . import _ops
 from ._results import nan_everywhere
 from ._roots import nuclear_norm, polar_factor, square_root, symmetric
 
+# Residuals above which a fast form takes its slow and safe way.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
+# Covariances in float64 that need not give float64's accuracy are those of points. Directions in
+# which these extend less than a thousandth of their size are left to the safe way: T is large
+# there, its rounding in float32 as well, and the gradient to the points is not.
+FLAT = 1e-6
+
 _SCHEMA = (
     "(Tensor x, Tensor? y, bool x_rows, bool y_rows, float cutoff, bool double, bool[] needs)"
     " -> (Tensor, Tensor, Tensor, Tensor, Tensor)"
@@ -59,6 +66,17 @@ def fidelity(x, y=None, *, x_rows=False, y_rows=False, cutoff, double, impl="tor
         options = x_rows, y_rows, cutoff, double
         value, (residual, redone) = _ops.value_and_grad(_OPS[impl], (x, y), *options)
     return nan_everywhere(value), residual, redone
+
+
+def regular_above(dtype, cutoff, double):
+    """The part of the largest eigenvalue above which all must be for the fast way of a fast form.
+
+    Args:
+        dtype: of the covariance.
+        cutoff: see :func:`fidelity`.
+        double: see :func:`fidelity`.
+    """
+    return cutoff if double or dtype != torch.float64 else max(cutoff, FLAT)
 
 
 def _definition(x, y, x_rows, y_rows, cutoff):

@@ -11,7 +11,7 @@ from ._measures import Measures
 from ._results import nan_everywhere
 from ._roots import EPS
 from .bures import finished, of_variances, trace
-from .moments import moments
+from .moments import divisor_factor, moments
 
 __all__ = [
     "gaussian_wasserstein",
@@ -232,12 +232,9 @@ class _Fit:
 
     def _by_points(self, points, masses, correction, eps):
         wide = points.double()
-        n = torch.full((), points.shape[-2], dtype=torch.float64, device=points.device)
-        mass = 1 / n if masses is None else masses[..., None]
-        if masses is not None:
-            n = (masses > 0).sum(-1)[..., None, None]
-        # Where no more points than the correction are left, the spread is NaN.
-        factor = n / torch.where(n > correction, n - correction, torch.nan)
+        mass = torch.full_like(wide[..., :1], 1 / wide.shape[-2])
+        mass = mass if masses is None else masses[..., None]
+        factor = divisor_factor(points, masses, correction, torch.float64)
         mean = (wide * mass).sum(-2, keepdim=True)
         self.mean = mean[..., 0, :]
         if self.rows:

@@ -71,7 +71,9 @@ class _FastMatrix(torch.autograd.Function):
     @staticmethod
     def forward(cov_x, cov_y, cutoff, impl):
         *_, half, _ = _OPS[impl](cov_x, cov_y, False, False, cutoff, True, [True, False])
-        root, inverse = (sqrtm.root_by_op(cov_x, inverted, cutoff, impl) for inverted in (0, 1))
+        root, inverse = (
+            sqrtm.root_by_op(cov_x, inverted, cutoff, impl) for inverted in (False, True)
+        )
         # Where cov_x is singular the fidelity has a gradient still, but there is no map.
         singular = inverse.isnan().flatten(-2).any(-1)[..., None, None]
         return torch.where(singular, torch.nan, 2 * half), root, inverse

@@ -50,7 +50,7 @@ def mean_cov(x, *, weights=None, lengths=None, correction=0, validate=False, imp
         correction: 0 for the covariance of the measure, 1 for the unbiased one, as in ``torch.cov``
             (whose ``aweights`` correct by the sum of squared weights instead).
         validate: check values too, which waits for a GPU: points and weights finite, weights not
-            negative, lengths in range.
+            negative, lengths in range, more points than ``correction`` that count.
         impl: "torch", "cpu" or "triton"; None picks "triton" on a GPU and "cpu" on the CPU. An
             explicit choice is obeyed or refused.
 
@@ -86,12 +86,12 @@ def mean_cov(x, *, weights=None, lengths=None, correction=0, validate=False, imp
             _check.finite("mean_cov", "x", x)
         points, masses = x, None
     else:
-        points, masses = _weighed(x, weights, lengths, validate)
+        points, masses = _weighed(x, weights, lengths, correction, validate)
     double = x.dtype == torch.float64
     return moments(points, masses, correction=correction, double=double, impl=impl)
 
 
-def _weighed(x, weights, lengths, validate):
+def _weighed(x, weights, lengths, correction, validate):
     """Checked points (*batch, N, D), 0 in the padding, and masses (*batch, N) of total one."""
     n, batch = x.shape[-2], x.shape[:-2]
     if lengths is not None:
@@ -109,6 +109,9 @@ def _weighed(x, weights, lengths, validate):
     if validate:
         _check.finite("mean_cov", "x", x)
         _check.masses("mean_cov", "weights", weights)
+        count = (weights != 0).sum(-1).min().item() if weights.numel() else n
+        condition = f"have more points than correction={correction}"
+        _check.require(count > correction, "mean_cov", "x", condition, count)
     masses = normalised(weights)
     if lengths is not None:
         masses = nan_out_of_range(masses, n, lengths[..., None])
@@ -144,11 +147,11 @@ def _definition(x, a, correction, double):
     # Twice: a mean of points far from the origin is rounded, and off by more than their spread is.
     rest = ((x - shift) * mass).sum(-2, keepdim=True)
     z = x - shift - rest
-    cov = (z * mass).mT @ z * _factor(x, a, correction, x.dtype)
+    cov = (z * mass).mT @ z * divisor_factor(x, a, correction, x.dtype)
     return (shift + rest)[..., 0, :], (cov + cov.mT) / 2
 
 
-def _factor(x, a, correction, dtype):
+def divisor_factor(x, a, correction, dtype):
     """Return n / (n - correction), NaN where n is too small: a number, or (..., 1, 1)."""
     if a is None:
         n = x.shape[-2]
@@ -189,7 +192,7 @@ def _gradients(x, a, mean, to_mean, to_cov, correction, needs):
     z = x.to(dtype) - mean[..., None, :]
     curve = slope = to_x = to_a = None
     if to_cov is not None:
-        factor = unit * _factor(x, a, correction, dtype)
+        factor = unit * divisor_factor(x, a, correction, dtype)
         pull = curve = z @ ((to_cov + to_cov.mT) * factor)
     if to_mean is not None:
         slope = to_mean[..., None, :] * unit

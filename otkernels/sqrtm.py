@@ -8,20 +8,18 @@ __all__ = ["inv_sqrtm", "sqrtm"]
 
 
 def _fake_root(a, inverse, cutoff):
-    root = torch.empty_like(a, dtype=_ops.accumulation_dtype(a.dtype))
-    return root, a.new_empty(a.shape[:-2], dtype=torch.float64)
+    return torch.empty_like(a, dtype=_ops.accumulation_dtype(a.dtype))
 
 
 def _fake_lyapunov(h, g):
     return torch.empty_like(g)
 
 
-# The raw ops. Root or inverse root, and the relative residual of its square; solution x of
-# h x + x h = g for positive semi-definite h.
+# The raw ops. Root or inverse root; solution x of h x + x h = g for positive semi-definite h.
 _ROOTS = {
     impl: _ops.register(
         f"square_root_{impl}",
-        "(Tensor a, bool inverse, float cutoff) -> (Tensor, Tensor)",
+        "(Tensor a, bool inverse, float cutoff) -> Tensor",
         f"{folder}.sqrtm:square_root",
         _fake_root,
     )
@@ -122,12 +120,12 @@ def root_of(a, inverse, cutoff, impl):
         return root.to(_ops.accumulation_dtype(a.dtype))
     _ops.refuse_tangents((a,))
     # A copy, because backward needs the root: users may change theirs in place.
-    return _FastRoot.apply(a, inverse, cutoff, impl)[0].clone()
+    return _FastRoot.apply(a, inverse, cutoff, impl).clone()
 
 
 def root_by_op(a, inverse, cutoff, impl):
     """The same by a raw op, without gradient."""
-    return _ROOTS[impl](a, bool(inverse), cutoff)[0]
+    return _ROOTS[impl](a, inverse, cutoff)
 
 
 def lyapunov_by_op(h, g, impl):
@@ -147,12 +145,10 @@ class _FastRoot(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         a, ctx.inverse, _, ctx.impl = inputs
-        root, residual = output
-        ctx.mark_non_differentiable(residual)
-        ctx.save_for_backward(a, root)
+        ctx.save_for_backward(a, output)
 
     @staticmethod
-    def backward(ctx, grad, _grad_of_residual):
+    def backward(ctx, grad):
         a, root = ctx.saved_tensors
         # The formulas of _roots, where they are derived.
         with _ops.without_autocast(a.device):

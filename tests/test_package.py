@@ -124,7 +124,7 @@ LAYERS = {
         "sqrtm",
         "two_sample",
     },  # fmt: skip
-    "cpu.bures": {"_ops", "cpu.factors", "cpu.polar"},
+    "cpu.bures": {"_fidelity", "_ops", "cpu.factors", "cpu.polar"},
     "cpu.factors": {"cpu.polar"},
     "cpu.polar": {"_polar_schedule"},
     "cpu.sqrtm": {"_ops", "cpu.factors", "cpu.polar"},
@@ -138,6 +138,7 @@ LAYERS = {
     "cpu.spherical": {"_circle", "cpu.rows"},
     "cpu.sliced": {"_masses", "_ops", "cpu.match", "cpu.rows"},
     "kernels.bures": {
+        "_fidelity",
         "_ops",
         "kernels.bures_large",
         "kernels.covariance_gradient",

@@ -51,20 +51,13 @@ def bounds(conditions):
 @pytest.mark.parametrize("inverse", [False, True])
 def test_roots(inverse, dtype, conditions, form, device):
     s = spd(20, conditions, dtype)
-    root, residual = sqrtm.square_root(s.to(device), inverse, eps(dtype))
+    root = sqrtm.square_root(s.to(device), inverse, eps(dtype))
     definition = _roots.inverse_square_root if inverse else _roots.square_root
     assert root.dtype == (DOUBLE if dtype == DOUBLE else SINGLE)
     assert torch.equal(root, root.mT)
     expected = definition(s.double(), eps(dtype))
     # The inverse feels the condition of the matrix, the root that of the root.
     assert_each(root, expected, bounds([2 * c if inverse else c for c in conditions]))
-    z, a = root.double().cpu(), s.double()
-    error = z @ a @ z - torch.eye(20) if inverse else z @ z - a
-    size = 20**0.5 if inverse else torch.linalg.matrix_norm(a)
-    # What is left of a difference of sums of D products is known to their rounding.
-    terms = 20 * (torch.linalg.matrix_norm(z) ** 2 * torch.linalg.matrix_norm(a)).max() ** 2
-    measured = torch.linalg.matrix_norm(error) / size
-    assert (residual.cpu() - measured).abs().max() <= eps(DOUBLE) * terms.sqrt()
 
 
 def assert_each(out, expected, terms, dtype=None):
@@ -79,17 +72,15 @@ def test_roots_of_singular_matrices(dtype, form, device):
     x[1, 1:] = 0
     x[2] = 0
     s = x.mT @ x
-    root, residual = sqrtm.square_root(s.to(device), False, eps(dtype))
+    root = sqrtm.square_root(s.to(device), False, eps(dtype))
     assert not root[2].any()
-    assert residual[2] == 0
     for k in (0, 1):
         values = torch.linalg.svdvals(x[k].double())
         least = values[values > 1e-9 * values[0]][-1] / values[0]
         expected = _roots.square_root(s[k].double(), eps(dtype))
         terms = (2 * STEPS * ROUNDINGS / least**2).item()
         assert_close64(root[k], expected, terms=terms)
-        assert residual[k] <= eps(dtype) * terms**0.5
-    inverse, _ = sqrtm.square_root(s.to(device), True, eps(dtype))
+    inverse = sqrtm.square_root(s.to(device), True, eps(dtype))
     assert inverse.isnan().all()
 
 
@@ -119,17 +110,15 @@ def test_lyapunov_of_singular_matrices(dtype, form, device):
 def test_other_layouts_and_batches(device):
     s = spd(6, [1, 1], SINGLE).to(device)
     whole = s.expand(3, 2, 6, 6)
-    root, residual = sqrtm.square_root(whole, False, eps(SINGLE))
-    alone, of_alone = sqrtm.square_root(s[1], False, eps(SINGLE))
+    root = sqrtm.square_root(whole, False, eps(SINGLE))
+    alone = sqrtm.square_root(s[1], False, eps(SINGLE))
     assert root.shape == whole.shape
-    assert residual.shape == (3, 2)
     assert torch.equal(root[2, 1], alone)
-    assert torch.equal(residual[2, 1], of_alone)
     g = torch.randn(2, 6, 6, 2, device=device)[..., 0].mT
     x = sqrtm.lyapunov(whole, g.expand(3, 2, 6, 6))
     assert torch.equal(x[1, 0], sqrtm.lyapunov(s[0], g[0].contiguous()))
     none = sqrtm.square_root(s[:0], False, eps(SINGLE))
-    assert none[0].shape == (0, 6, 6)
+    assert none.shape == (0, 6, 6)
 
 
 # NumPy, of which the interpreter is made, warns of NaN; a GPU does not.
@@ -138,9 +127,8 @@ def test_other_layouts_and_batches(device):
 def test_what_is_not_finite_stays_in_its_problem(bad, form, device):
     s = spd(5, [1, 1, 1], SINGLE).to(device)
     s[1, 2, 3] = s[1, 3, 2] = bad
-    root, residual = sqrtm.square_root(s, False, eps(SINGLE))
+    root = sqrtm.square_root(s, False, eps(SINGLE))
     assert root[1].isnan().all()
-    assert residual[1].isnan()
     assert root[::2].isfinite().all()
     g = torch.randn(3, 5, 5, device=device)
     g[0, 0, 1] = bad
@@ -152,7 +140,7 @@ def test_what_is_not_finite_stays_in_its_problem(bad, form, device):
 @pytest.mark.parametrize("scale", [1e-6, 1e6])
 def test_any_unit(scale, device):
     s = spd(6, [2], SINGLE)
-    root, residual = sqrtm.square_root((s * scale).to(device), False, eps(SINGLE))
+    root = sqrtm.square_root((s * scale).to(device), False, eps(SINGLE))
     expected = _roots.square_root((s * scale).double(), eps(SINGLE))
     assert_each(root, expected, bounds([2]))
     g = torch.randn(1, 6, 6)

@@ -22,6 +22,7 @@ import math
 
 import torch
 
+from otkernels._fidelity import TOLERANCE, regular_above
 from otkernels._ops import empty_grad
 
 from . import factors
@@ -29,12 +30,6 @@ from .polar import newton, polar_factor
 
 # Numbers in the matrices of one side that are handled together.
 GROUP = 2**17
-# Errors above which a problem is done again the safe way.
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
-# Covariances in float64 that need not give float64's accuracy are those of points. Directions in
-# which these extend less than a thousandth of their size are left to the safe way: T is large
-# there, its rounding in float32 as well, and the gradient to the points is not.
-FLAT = 1e-6
 # Where |M| |M^-1| is up to this times D, which is the least it can be, both may be formed in
 # float32, too.
 WELL = 64
@@ -49,8 +44,10 @@ def fidelity(x, y, x_rows, y_rows, cutoff, double, needs):
     dtype = torch.float64 if double else torch.float32
     step = max(1, GROUP // max(t.shape[-2:].numel() for t in given))
     room = _room(given, (x_rows, y_rows), min(step, math.prod(batch)))
-    flat = [0 if double or t.dtype != torch.float64 else FLAT for t in given]
-    sides = [_Side(*of, cutoff) for of in zip(given, room, flat, strict=True)]
+    sides = [
+        _Side(t, space, cutoff, regular_above(t.dtype, cutoff, double))
+        for t, space in zip(given, room, strict=True)
+    ]
     for start in range(0, math.prod(batch), step):
         part = slice(start, start + step)
         out.write(part, *_fast([side.fast(part) for side in sides], dtype, needs))
@@ -73,7 +70,8 @@ def _room(given, rows, problems):
     covariances = [not by_rows for _, by_rows in zip(given, rows, strict=False)]
     d = given[0].shape[-1]
     room = torch.empty((sum(covariances), factors.ROOM, problems, d, d), dtype=torch.float64)
-    return [room[-k] if is_one else None for k, is_one in enumerate(covariances)]
+    rooms = iter(room)
+    return [next(rooms) if is_one else None for is_one in covariances]
 
 
 class _Answers:
@@ -95,11 +93,11 @@ class _Side:
     """One side of all problems: covariances, or rows; those that recur are factored once.
 
     room: memory for the factors of a group of covariances; None says that these are rows.
-    flat: part of the largest eigenvalue up to which others are left to the safe way.
+    regular_above: part of the largest eigenvalue up to which others are left to the safe way.
     """
 
-    def __init__(self, given, room, flat, cutoff):
-        self.cutoff, self.room, self.flat = cutoff, room, flat
+    def __init__(self, given, room, cutoff, regular_above):
+        self.room, self.cutoff, self.regular_above = room, cutoff, regular_above
         batch = given.shape[:-2]
         for dim, stride in enumerate(given.stride()[:-2]):
             if stride == 0 and given.shape[dim] > 1:
@@ -127,7 +125,7 @@ class _Side:
     def _factor(self, matrices):
         if self.room is None:
             return factors.points(matrices)
-        return factors.cholesky(matrices, max(self.cutoff, self.flat), self.room)
+        return factors.cholesky(matrices, self.regular_above, self.room)
 
 
 def _fast(exact, dtype, needs):

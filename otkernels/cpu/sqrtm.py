@@ -1,10 +1,9 @@
 """Square roots of covariances on the CPU, and the equation of their derivative.
 
-Both by eigenvalues in float64: a batch of these takes little longer than one in float32, and less
-than half of what an iteration on triangular factors took.
+Both by eigenvalues in float64, which take less time here than an iteration on triangular factors.
 
-Cost for each of the problems: an eigendecomposition, and 2 D^3 operations for the root and as much
-again, or twice as much, for its residual; 8 D^3 for the equation.
+Cost for each of the problems: an eigendecomposition, and 2 D^3 operations for the root; 8 D^3 for
+the equation.
 """
 
 import math
@@ -14,7 +13,7 @@ import torch
 from otkernels._ops import accumulation_dtype
 
 from . import factors
-from .polar import EPS, norm
+from .polar import EPS
 
 # Numbers in the matrices that are handled together.
 GROUP = 2**16
@@ -25,13 +24,11 @@ def square_root(a, inverse, cutoff):
     batch, shape = a.shape[:-2], a.shape[-2:]
     a = a.reshape(math.prod(batch), *shape)
     roots = torch.empty_like(a, dtype=accumulation_dtype(a.dtype))
-    residual = a.new_empty(len(a), dtype=torch.float64)
     step = max(1, GROUP // shape.numel())
     for start in range(0, len(a), step):
         part = slice(start, start + step)
         roots[part] = _roots(a[part], inverse, cutoff)
-        residual[part] = _residual(a[part].double(), roots[part].double(), inverse)
-    return roots.view(*batch, *shape), residual.view(batch)
+    return roots.view(*batch, *shape)
 
 
 def _roots(a, inverse, cutoff):
@@ -41,14 +38,6 @@ def _roots(a, inverse, cutoff):
         ok = ok & (values > 0).all(1)
     scales = values.rsqrt() if inverse else values.sqrt()
     return factors.nan_unless(ok, factors.symmetric((vectors * scales[:, None, :]) @ vectors.mT))
-
-
-def _residual(a, roots, inverse):
-    """How far a root's square is from a, or that of an inverse from a's inverse: (P,)."""
-    if inverse:
-        miss = roots @ a @ roots - torch.eye(a.shape[-1], dtype=a.dtype)
-        return norm(miss)[:, 0, 0] / math.sqrt(a.shape[-1])
-    return factors.ratio(roots @ roots - a, a)
 
 
 def lyapunov(h, g):

@@ -18,18 +18,12 @@ float32 covariances: 16 D^2 of inputs and gradients, about 200 D^2 of float64 ma
 
 import torch
 
+from otkernels._fidelity import TOLERANCE, regular_above
 from otkernels._ops import empty_grad
 
 from . import bures_large, covariance_gradient, factor, factor_large, polar, polar_double
 from .factor import LARGEST, Factor, passes
 from .products import product
-
-# Residuals above these are not good enough.
-TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-9}
-# Covariances in float64 that need not give float64's accuracy are those of points. Directions in
-# which these extend less than a thousandth of their size take the second pass: T is large there,
-# its rounding in float32 as well, and the gradient to the points is not.
-FLAT = 1e-6
 
 
 def fidelity(x, y, x_rows, y_rows, cutoff, double, needs):
@@ -70,8 +64,7 @@ def _side(t, rows, cutoff, double):
     else:
         s = matrices.double()
         found = factor_large.factor(((s + s.mT) / 2).contiguous(), cutoff)
-    flat = 0 if double or t.dtype != torch.float64 else FLAT
-    clear = passes(matrices.double(), found.g, max(cutoff, flat))
+    clear = passes(matrices.double(), found.g, regular_above(t.dtype, cutoff, double))
     found = found._replace(regular=found.regular * clear)
     return Factor(
         *(
