@@ -70,7 +70,8 @@ def test_an_error_is_noticed_and_nan_is_the_worst(monkeypatch):
     monkeypatch.setattr(conditioning, "PROVIDERS", wrong)
     more, nan = conditioning.errors("multiples", 10, "cpu", 3)
     # 1 % of a distance that is a fifth of both traces; for y of 1 - 1/2, where the map has 1/2.
-    assert more["value_median"] == pytest.approx(0.01 / 5, rel=1e-3)
-    assert more["grad_largest"] == pytest.approx(0.01, rel=1e-3)
+    # Exact but for the rounding of float32, which is that of the traces: 6e-8 beside 2e-3.
+    assert more["value_median"] == pytest.approx(0.01 / 5, rel=1e-4)
+    assert more["grad_largest"] == pytest.approx(0.01, rel=1e-4)
     assert nan["grad_median"] is nan["value_largest"] is None
     assert nan["no_number"] == 3

@@ -418,6 +418,8 @@ IN_FLOATS = "float16, bfloat16, float32 or float64"
         ({"validate": True, "x": X / 0}, ValueError, "x must be finite everywhere; got inf"),
         ({"validate": True, "x": X / 0, "weights": torch.ones(4)}, ValueError,
          "x must be finite everywhere; got inf"),
+        ({"validate": True, "correction": 1, "lengths": torch.tensor([1, 4])}, ValueError,
+         "x must have more points than correction=1; got 1"),
         ({"validate": True, "weights": -torch.ones(4)}, ValueError,
          "weights must not be negative; got -1.0"),
     ],
