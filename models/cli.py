@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from . import report, runs
 from .autoencoder import Autoencoder
-from .data import Digits
+from .data import Items
 from .errors import InputError, require
 
 CONFIG = Path(__file__).parent / "configs" / "sliced_wae.yaml"
@@ -25,8 +25,9 @@ class CLI(LightningCLI):
         defaults = {"default_config_files": [str(CONFIG)], "exit_on_error": False}
         super().__init__(
             Autoencoder,
-            Digits,
+            Items,
             subclass_mode_model=True,
+            subclass_mode_data=True,
             save_config_callback=SaveRunConfig,
             save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
@@ -49,7 +50,8 @@ class CLI(LightningCLI):
         return commands
 
     def add_arguments_to_parser(self, parser):
-        """Where a run is kept, and how many cores it takes."""
+        """Where a run is kept, how many cores it takes; the model takes its shape from the data."""
+        parser.link_arguments("data.shape", "model.init_args.shape", apply_on="instantiate")
         parser.add_argument("--name", default="sliced_wae", help="Folder of the run")
         parser.add_argument("--runs_dir", default="runs", help="Folder of all runs")
         parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
@@ -104,7 +106,8 @@ class CLI(LightningCLI):
         parameters = sum(p.numel() for p in self.model.parameters())
         print(
             f"{type(self.model).__name__}, {parameters} parameters, {hparams.latent_dim}-D latent, "
-            f"{hparams.prior} prior, seed {torch.initial_seed()}\n{report.objective(self.model)}"
+            f"{hparams.prior} prior, seed {torch.initial_seed()}\n"
+            f"Data: {self.datamodule.title}\n{report.objective(self.model)}"
         )
         if self.config.fit.ckpt_path:
             done, planned = self.epochs_done, self.trainer.max_epochs

@@ -1,4 +1,8 @@
-"""Encoder and decoder pairs by name."""
+"""Encoder and decoder pairs by name, each ``(shape, n_outputs, latent_dim) -> (encoder, decoder)``.
+
+The encoder maps items (n, *shape) to (n, n_outputs), which is latent_dim or, for a random encoder,
+twice that; the decoder maps codes (n, latent_dim) to items.
+"""
 
 import math
 
@@ -7,16 +11,16 @@ from torch import nn
 __all__ = ["NETWORKS"]
 
 
-def mlp(image_shape, latent_dim, width=128):
+def mlp(shape, n_outputs, latent_dim, width=128):
     """Two hidden ReLU layers on each side; the decoder ends in a sigmoid, for pixels in [0, 1]."""
-    pixels = math.prod(image_shape)
+    pixels = math.prod(shape)
     encoder = nn.Sequential(
         nn.Flatten(),  # (n, pixels)
         nn.Linear(pixels, width),
         nn.ReLU(),
         nn.Linear(width, width),
         nn.ReLU(),
-        nn.Linear(width, latent_dim),  # (n, latent_dim)
+        nn.Linear(width, n_outputs),  # (n, n_outputs)
     )
     decoder = nn.Sequential(
         nn.Linear(latent_dim, width),
@@ -25,7 +29,7 @@ def mlp(image_shape, latent_dim, width=128):
         nn.ReLU(),
         nn.Linear(width, pixels),
         nn.Sigmoid(),
-        nn.Unflatten(1, tuple(image_shape)),  # (n, channels, height, width)
+        nn.Unflatten(1, shape),  # (n, channels, height, width)
     )
     return encoder, decoder
 

@@ -16,7 +16,7 @@ __all__ = ["PRIORS", "Prior"]
 
 @dataclass(frozen=True)
 class Prior:
-    """One of :data:`PRIORS` in ``dim`` dimensions.
+    """One of :data:`PRIORS` in ``dim`` dimensions, its points multiplied by ``scale``.
 
     >>> Prior("gaussian", 3).sample(5).shape
     torch.Size([5, 3])
@@ -24,6 +24,7 @@ class Prior:
 
     name: str
     dim: int
+    scale: float = 1.0
 
     def __post_init__(self):
         names = ", ".join(map(repr, PRIORS))
@@ -36,7 +37,8 @@ class Prior:
     def sample(self, n, generator=None):
         """Draw (n, dim) points on the generator's device; None is torch's global CPU stream."""
         device = "cpu" if generator is None else generator.device
-        return PRIORS[self.name](n, self.dim, {"generator": generator, "device": device})
+        source = {"generator": generator, "device": device}
+        return self.scale * PRIORS[self.name](n, self.dim, source)
 
     def sample_independent(self, n, generator=None):
         """As :meth:`sample`, with points (nearly) independent of each other, as codes are.

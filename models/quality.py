@@ -83,7 +83,7 @@ def from_mixture(components):
     @torch.no_grad()
     def draw(model, images, seed):
         mixture = GaussianMixture(components, random_state=seed)
-        codes = mixture.fit(model.encoder(images).double().numpy()).sample(N_SAMPLES)[0]
+        codes = mixture.fit(model.encode(images).double().numpy()).sample(N_SAMPLES)[0]
         return torch.from_numpy(codes).float()
 
     return draw
@@ -105,7 +105,7 @@ def on_ring(model, images):
     """For the ring prior, the share of codes within 0.1 of the unit circle; else nothing."""
     if model.prior.name != "ring":
         return ""
-    radius = model.encoder(images).norm(dim=1)
+    radius = model.encode(images).norm(dim=1)
     share = ((radius - 1).abs() < 0.1).double().mean().item()
     return f"  ({share:.0%} of codes within 0.1 of the ring)"
 

@@ -106,7 +106,7 @@ def draw(folder, model, data, rows):
     model = model.cpu().eval()
     prior = model.prior
     images, labels = data.test[:]
-    codes = model.encoder(images)
+    codes = model.encode(images)
     generator = torch.Generator().manual_seed(0)
     half = images[: N_SHOWN // 2]
     figures = {

@@ -6,13 +6,21 @@ from pathlib import Path
 
 import torch
 
+from .data import DATA
 from .errors import InputError, require
-from .sliced_wae import SlicedWAE
+from .systems import SYSTEMS
 
-__all__ = ["CHECKPOINTS", "MODELS", "load", "make_writable", "read_checkpoint", "run_of", "unused"]
+__all__ = [
+    "CHECKPOINTS",
+    "load",
+    "load_data",
+    "make_writable",
+    "read_checkpoint",
+    "run_of",
+    "unused",
+]
 
 CHECKPOINTS = "checkpoints"
-MODELS = {model.__name__: model for model in (SlicedWAE,)}
 
 
 def unused(parent, name):
@@ -51,8 +59,8 @@ def read_checkpoint(path, argument):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError):
         checkpoint = None
-    ok = isinstance(checkpoint, dict) and checkpoint.get("model_class") in MODELS
-    condition = f"be a checkpoint of {', '.join(MODELS)}"
+    ok = isinstance(checkpoint, dict) and checkpoint.get("model_class") in SYSTEMS
+    condition = f"be a checkpoint of {', '.join(SYSTEMS)}"
     require(ok, "models", argument, condition, repr(str(path)))
     return checkpoint
 
@@ -60,7 +68,19 @@ def read_checkpoint(path, argument):
 def load(path, argument="--ckpt"):
     """The model of a checkpoint, on the CPU and ready to sample."""
     checkpoint = read_checkpoint(path, argument)
-    settings = {k: v for k, v in checkpoint["hyper_parameters"].items() if not k.startswith("_")}
-    model = MODELS[checkpoint["model_class"]](**settings)
+    model = SYSTEMS[checkpoint["model_class"]](**_settings(checkpoint, "hyper_parameters"))
     model.load_state_dict(checkpoint["state_dict"])
     return model.eval()
+
+
+def load_data(path, argument="--ckpt"):
+    """The data that the model of a checkpoint was trained on."""
+    checkpoint = read_checkpoint(path, argument)
+    ok = checkpoint.get("data_class") in DATA
+    condition = "be of a run on data of models.data"
+    require(ok, "models", argument, condition, repr(str(path)))
+    return DATA[checkpoint["data_class"]](**_settings(checkpoint, "datamodule_hyper_parameters"))
+
+
+def _settings(checkpoint, key):
+    return {k: v for k, v in checkpoint[key].items() if not k.startswith("_")}

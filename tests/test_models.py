@@ -1,4 +1,5 @@
 import csv
+import math
 import re
 import subprocess
 import sys
@@ -15,9 +16,10 @@ import models.__main__ as command_line
 from models import cli, quality, runs
 from models.autoencoder import Autoencoder
 from models.data import Digits
-from models.evaluation import null_floor, prior_distance
+from models.latent_distance import null_floor, prior_distance
+from models.posterior import Posterior
 from models.priors import Prior
-from models.sliced_wae import SlicedWAE
+from models.systems import SlicedWAE
 
 ROOT = Path(__file__).parent.parent
 # Lightning advises worker processes; the digits lie in memory. The rest is between libraries.
@@ -56,7 +58,7 @@ def trained(model, epochs, callbacks=(), **fit):
 def build(**settings):
     """A SlicedWAE from seed 0."""
     L.seed_everything(0, verbose=False)
-    return SlicedWAE(**settings)
+    return SlicedWAE(**{"prior": "uniform", "latent_dim": 2, **settings})
 
 
 # --- data ---------------------------------------------------------------------------------------
@@ -169,7 +171,7 @@ def test_weight_zero_is_the_plain_autoencoder_bit_for_bit():
     optimizer = torch.optim.Adam([*plain.parameters()], lr=1e-3, betas=(0.5, 0.999))
     loader = Digits().train_dataloader()
     steps = 2 * len(loader)
-    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [int(0.6 * steps)], gamma=0.2)
+    schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [math.ceil(0.6 * steps)], gamma=0.2)
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
         for images, _ in loader:
@@ -212,7 +214,7 @@ def test_objective_does_not_depend_on_batch_size():
     twice = model.penalty(codes.repeat(2, 1), points.repeat(2, 1), torch.Generator().manual_seed(3))
     torch.testing.assert_close(twice, once)
     errors = (model.decoder(codes) - images).square().sum((1, 2, 3))
-    one, two = (model.evaluate(codes.repeat(k, 1), errors.repeat(k)) for k in (1, 2))
+    one, two = (model.evaluate(Posterior(codes.repeat(k, 1)), errors.repeat(k)) for k in (1, 2))
     torch.testing.assert_close(one["reconstruction"], two["reconstruction"])
     torch.testing.assert_close(one["mse_per_pixel"] * 64, one["reconstruction"])
 
@@ -244,8 +246,8 @@ def test_resumed_training_equals_uninterrupted_training(tmp_path):
 
 def test_last_checkpoint_is_of_the_last_epoch_and_best_of_the_best(tmp_path):
     class Worse(SlicedWAE):
-        def evaluate(self, codes, errors):
-            return {**super().evaluate(codes, errors), "loss": float(self.current_epoch)}
+        def evaluate(self, posterior, errors):
+            return {**super().evaluate(posterior, errors), "loss": float(self.current_epoch)}
 
     trained(Worse(), epochs=3, callbacks=cli.callbacks(tmp_path))
     saved = {
@@ -393,7 +395,10 @@ BAD = {
     "logger": (["fit", "--trainer.logger", "false"], "--trainer.logger must not be false"),
     "name": (["fit", "--name", "a/b"], "must be the name of a folder"),
     "missing": (["sample", "--ckpt", "nope.ckpt"], "--ckpt must be an existing file"),
-    "foreign": (["sample", "--ckpt", "pyproject.toml"], "--ckpt must be a checkpoint of SlicedWAE"),
+    "foreign": (
+        ["sample", "--ckpt", "pyproject.toml"],
+        "--ckpt must be a checkpoint of",
+    ),
 }
 
 

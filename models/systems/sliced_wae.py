@@ -2,8 +2,8 @@
 
 from otkernels import sliced_wasserstein
 
-from .autoencoder import Autoencoder
-from .errors import require
+from ..autoencoder import Autoencoder
+from ..errors import require
 
 __all__ = ["SlicedWAE"]
 
@@ -15,15 +15,16 @@ class SlicedWAE(Autoencoder):
     fresh directions in every step, mean over directions and sorted points, no root.
 
     Args:
+        weight: strength of the penalty.
         n_projections: number of directions in each step.
         **kwargs: see :class:`Autoencoder`.
     """
 
     penalty_name = "sliced W2^2"
 
-    def __init__(self, n_projections: int = 50, **kwargs):
+    def __init__(self, weight: float = 10.0, n_projections: int = 50, **kwargs):
         require(n_projections >= 1, "SlicedWAE", "n_projections", "be at least 1", n_projections)
-        super().__init__(**kwargs)
+        super().__init__(weight=weight, **kwargs)
         self.n_projections = n_projections
 
     def penalty(self, codes, points, generator):

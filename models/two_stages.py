@@ -1,0 +1,90 @@
+"""A plain autoencoder first, then a law for its codes: what Stacked WAE and latent OT share."""
+
+import torch
+
+from .autoencoder import Autoencoder, squared_error
+from .data.items import in_order
+from .errors import require
+
+__all__ = ["TwoStages"]
+
+
+class TwoStages(Autoencoder):
+    """Trains encoder and decoder alone for ``first_epochs``, then only what generates codes.
+
+    In the second stage encoder and decoder are frozen: none of their weights or statistics change.
+    It sees the codes centred and divided by one scale, the root mean square of their coordinates,
+    both measured over all training items when the stage begins.
+
+    Args:
+        first_epochs: epochs of the first stage; those that remain belong to the second.
+        **kwargs: see :class:`Autoencoder`; ``weight`` belongs to the second stage.
+    """
+
+    def __init__(self, first_epochs: int = 200, **kwargs):
+        super().__init__(**kwargs)
+        require(
+            first_epochs >= 0, type(self).__name__, "first_epochs", "be at least 0", first_epochs
+        )
+        self.first_epochs = first_epochs
+        self.register_buffer("centre", torch.zeros(self.prior.dim))
+        self.register_buffer("scale", torch.ones(()))
+
+    def second_losses(self, codes, generator):
+        """As :meth:`losses`, for codes (n, d) in standard units, without gradient."""
+        raise NotImplementedError
+
+    def begin_second_stage(self, codes):
+        """Called once, with the codes (N, d) of all training items in standard units."""
+
+    @property
+    def stage(self):
+        """1 or 2, by the current epoch."""
+        return 1 if self.current_epoch < self.first_epochs else 2
+
+    def standard(self, codes):
+        """Codes in the units of the second stage."""
+        return (codes - self.centre) / self.scale
+
+    def original(self, codes):
+        """Inverse of :meth:`standard`."""
+        return self.centre + self.scale * codes
+
+    def stage_ends(self, steps):
+        """The first stage ends with its last epoch."""
+        return [self.first_epochs * steps / self.trainer.max_epochs, steps]
+
+    def on_fit_start(self):
+        """Refuse a run that ends before its second stage."""
+        name, planned = type(self).__name__, self.trainer.max_epochs
+        ok = self.trainer.fast_dev_run or planned == -1 or self.first_epochs < planned
+        condition = f"be less than the {planned} epochs of the run"
+        require(ok, name, "first_epochs", condition, self.first_epochs)
+
+    def on_train_epoch_start(self):
+        """In the second stage, freeze the first; when it begins, measure the codes."""
+        super().on_train_epoch_start()
+        if self.stage == 1:
+            return
+        for module in (self.encoder, self.decoder):
+            module.eval().requires_grad_(False)
+        if self.current_epoch == self.first_epochs:
+            codes = self.training_codes()
+            self.centre.copy_(codes.mean(0))
+            self.scale.copy_((codes - self.centre).square().mean().sqrt())
+            self.begin_second_stage(self.standard(codes))
+
+    @torch.no_grad()
+    def training_codes(self):
+        """Codes (N, d) of all training items, in their order, on every process."""
+        batches = in_order(self.trainer.datamodule.train)
+        return torch.cat([self.encode(items.to(self.device)) for items, _ in batches])
+
+    def losses(self, items, generator):
+        """Of the stage that the run is in."""
+        if self.stage == 1:
+            reconstruction = squared_error(self(items), items).mean()
+            return {"loss": reconstruction, "reconstruction": reconstruction}
+        with torch.no_grad():
+            codes = self.standard(self.encode(items))
+        return self.second_losses(codes, generator)
