@@ -7,14 +7,22 @@ MADE_FROM := setup.py pyproject.toml .ci/constraints.txt
 TESTERS ?= 2
 GATE_VERSIONS := 3.6.0 3.9.0
 
-.PHONY: train test verify bench gate gpu lint clean
+.PHONY: train compare claims test verify bench gate gpu lint clean
 
 train: $(VENV)/models.done
 	$(BIN)/python -m models fit
 
+# Every system and baseline on digits, three seeds, side by side on one page.
+compare: $(VENV)/models.done
+	$(BIN)/python -m models compare --data digits
+
+# What the papers claim, tested with full training.
+claims: $(VENV)/dev.done
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m training -n $(TESTERS) --dist worksteal
+
 # As many processes as TESTERS says, each with one thread: threads of several would wait for each other.
 test: $(VENV)/dev.done
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu" -n $(TESTERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not gpu and not training" -n $(TESTERS) --dist worksteal
 
 verify: $(VENV)/verify.done
 	$(BIN)/python -m otkernels.verify

@@ -8,6 +8,8 @@ import math
 
 from torch import nn
 
+from .errors import require
+
 __all__ = ["NETWORKS"]
 
 
@@ -34,4 +36,11 @@ def mlp(shape, n_outputs, latent_dim, width=128):
     return encoder, decoder
 
 
-NETWORKS = {"mlp": mlp}
+def identity(shape, n_outputs, latent_dim):
+    """No network: the codes of points (n, dim) are the points."""
+    require(shape == (latent_dim,), "identity", "latent_dim", f"fit the shape {shape}", latent_dim)
+    require(n_outputs == latent_dim, "identity", "random_encoder", "be false", True)
+    return nn.Identity(), nn.Identity()
+
+
+NETWORKS = {"mlp": mlp, "identity": identity}

@@ -387,7 +387,7 @@ BAD = {
     "option": (["fit", "--model.bogus", "1"], "'bogus' is not accepted"),
     "command": (["train"], "invalid choice: 'train'"),
     "config": (["fit", "--config", "nope.yaml"], "does not exist"),
-    "network": (["fit", "--model.network", "foo"], "network must be one of 'mlp'; got 'foo'"),
+    "network": (["fit", "--model.network", "foo"], "network must be one of 'mlp', 'identity'"),
     "directions": (["fit", "--model.n_projections", "0"], "n_projections must be at least 1"),
     "batch": (["fit", "--data.batch_size", "0"], "batch_size must be in [1, 1257]; got 0"),
     "resume": (["fit", "--ckpt_path", "nope.ckpt"], "--ckpt_path must be an existing file"),
