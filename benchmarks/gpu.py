@@ -51,7 +51,7 @@ def stages(out, minutes, tests=("tests",), tune=False, commit=None):
     record += ["--commit", commit] if commit else []
     every = [
         Stage("facts", [*checks, "facts"], 0.2),
-        Stage("tests", [*python, "pytest", *tests, "-q", "-m", "not slow"], 0.4),
+        Stage("tests", [*python, "pytest", *tests, "-q", "-m", "not slow and not training"], 0.4),
         Stage("repeatability", [*checks, "repeat"], 0.2),
         Stage("sanitizer", [*sanitizer, *checks, "small"], 0.2, needs="compute-sanitizer",
               # so that an overrun is not hidden inside a cached block
