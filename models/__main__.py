@@ -1,19 +1,19 @@
-"""Command line: ``python -m models fit | validate | test | sample``.
+"""Command line: ``python -m models fit | validate | test | sample | interpolate | compare``.
 
-Exit codes: 0 success; 2 bad input, said in one line on stderr.
+Exit codes: 0 success; 1 a run that could not go on (NaN, full disk); 2 bad input; 130 Ctrl-C; 143
+terminated. Each but the first is said in one line on stderr. A bug ends in a traceback.
 """
 
 import argparse
+import importlib
 import logging
 import re
 import sys
 import warnings
-from pathlib import Path
 
-import torch
-
-from . import cli, pictures, report, runs
-from .errors import InputError, require
+from . import cli
+from .errors import InputError
+from .failures import INTERRUPTED, Failure
 
 # The device survey and advertisements that Lightning prints as "info"; warnings still show.
 QUIET_LOGGERS = ("lightning.pytorch", "lightning.fabric")
@@ -26,47 +26,40 @@ NOT_APPLICABLE = (
 )
 
 
-def main():
-    """Run the command line; returns the exit code."""
+def main(argv=None):
+    """Run the command line, that of this process by default; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
     for name in QUIET_LOGGERS:
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             for message in NOT_APPLICABLE:
                 warnings.filterwarnings("ignore", message=message)
-            if sys.argv[1:2] == ["sample"]:
-                sample(sys.argv[2:])
-            else:
-                cli.CLI()
+            run(argv)
     except (InputError, argparse.ArgumentError) as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         return 2
+    except Failure as failure:
+        print(f"stopped: {one_line(str(failure))}", file=sys.stderr)
+        return failure.code
+    except KeyboardInterrupt:
+        print("stopped: interrupted", file=sys.stderr)
+        return INTERRUPTED
     return 0
+
+
+def run(argv):
+    """One command: a module of its own, or one of LightningCLI's."""
+    if argv and argv[0] in cli.OTHER_COMMANDS:
+        importlib.import_module(f"{__package__}.{argv[0]}").main(argv[1:])
+    else:
+        cli.CLI(argv)
 
 
 def one_line(message):
     """The message on one line; of jsonargparse's list of rejected types only the first reason."""
     message = " ".join(message.split())
     return re.sub(r"Does not validate .*? Errors: - (.+?) - Expected .*", r"\1", message)
-
-
-def sample(argv):
-    """Decode prior points with a trained model and save the picture."""
-    parser = argparse.ArgumentParser(prog="python -m models sample", description=sample.__doc__)
-    parser.add_argument("--ckpt", required=True, type=Path, help="checkpoint of a run")
-    parser.add_argument("--n", type=int, default=64, help="number of images (64)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the draw (0)")
-    parser.add_argument("--out", type=Path, help="PNG file (samples_seed<seed>.png in the run)")
-    options = parser.parse_args(argv)
-    require(options.n >= 1, "sample", "--n", "be at least 1", options.n)
-    model = runs.load(options.ckpt)
-    folder = runs.run_of(options.ckpt) or Path()
-    out = options.out or folder / f"samples_seed{options.seed}.png"
-    require(out.suffix == ".png", "sample", "--out", "end in .png", repr(str(out)))
-    runs.make_writable(out.parent)
-    images = model.sample(options.n, torch.Generator().manual_seed(options.seed))
-    pictures.save(pictures.samples(images, model.prior), out)
-    print(f"{options.n} samples of the {model.hparams.prior} prior: {report.readable(out)}")
 
 
 if __name__ == "__main__":

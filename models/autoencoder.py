@@ -38,6 +38,7 @@ class Autoencoder(L.LightningModule):
     """
 
     penalty_name = "penalty"
+    points_name = ""  # what is decoded to sample, where it is not the prior's points themselves
 
     def __init__(
         self,
@@ -59,6 +60,7 @@ class Autoencoder(L.LightningModule):
         # Not logged as well: the run folder's config.yaml says it all.
         self.save_hyperparameters(logger=False)
         self.prior = Prior(prior, latent_dim, prior_scale)
+        self.hparams.prior = self.prior.name  # plain data, also where a function was given
         heads = 2 if random_encoder else 1
         self.encoder, self.decoder = NETWORKS[network](tuple(shape), heads * latent_dim, latent_dim)
         self._sums = {}
@@ -92,6 +94,14 @@ class Autoencoder(L.LightningModule):
     def transport(self, points):
         """Codes (n, d) to decode, from prior points (n, d'): here the points themselves."""
         return points
+
+    def objective_text(self):
+        """The loss and how it is reduced, in one line for people."""
+        item = "an image" if len(self.hparams.shape) == 3 else "a point"
+        loss = f"loss = squared error summed over {item}, averaged over the batch"
+        if self.hparams.weight == 0:
+            return f"{loss} (weight 0: plain autoencoder)"
+        return f"{loss} + {self.hparams.weight:g} x {self.penalty_name}(codes, prior), a mean"
 
     def stage_ends(self, steps):
         """The training step at which each stage of the schedule ends; ``steps`` may be infinite."""

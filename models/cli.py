@@ -1,31 +1,46 @@
 """``fit``, ``validate`` and ``test``: LightningCLI, plus a folder and a page for every run."""
 
+import argparse
+import json
+import sys
 from pathlib import Path
 
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from . import report, runs
+from . import checkpoints, evaluation, failures, progress, report, runs
 from .autoencoder import Autoencoder
 from .data import Items
 from .errors import InputError, require
 
 CONFIG = Path(__file__).parent / "configs" / "sliced_wae.yaml"
-DESCRIPTION = """Train and evaluate Wasserstein autoencoders. `fit` needs no further argument;
-`sample --help` tells how to draw from a checkpoint."""
+OTHER_COMMANDS = {
+    "sample": "draw from a checkpoint",
+    "interpolate": "walk between codes of a checkpoint",
+    "compare": "train all systems under one budget and write one page",
+}
+DESCRIPTION = f"""Train and evaluate Wasserstein autoencoders. `fit` needs no further argument.
+Beside the subcommands below there are
+{"; ".join(f"`{name}`: {what}" for name, what in OTHER_COMMANDS.items())};
+each has its own --help."""
 
 
 class CLI(LightningCLI):
-    """LightningCLI with our defaults; after ``fit`` it writes the page."""
+    """LightningCLI with our defaults; after ``fit`` it writes the page.
 
-    def __init__(self):
-        defaults = {"default_config_files": [str(CONFIG)], "exit_on_error": False}
+    Args:
+        args: the command and its options; those of this process if None.
+    """
+
+    def __init__(self, args=None):
         super().__init__(
             Autoencoder,
             Items,
+            args=sys.argv[1:] if args is None else args,
             subclass_mode_model=True,
             subclass_mode_data=True,
             save_config_callback=SaveRunConfig,
@@ -33,12 +48,17 @@ class CLI(LightningCLI):
             seed_everything_default=0,
             auto_configure_optimizers=False,
             # Metrics are epoch means, so a step has nothing to log; -1: measure all before step 1.
-            trainer_defaults={"log_every_n_steps": 1, "num_sanity_val_steps": -1},
+            trainer_defaults={
+                "log_every_n_steps": 1,
+                "num_sanity_val_steps": -1,
+                "max_epochs": 250,
+                "devices": 1,
+            },
             parser_kwargs={
                 "prog": "python -m models",
                 "description": DESCRIPTION,
                 "exit_on_error": False,
-                **{name: dict(defaults) for name in self.subcommands()},
+                **{name: {"exit_on_error": False} for name in self.subcommands()},
             },
         )
 
@@ -52,13 +72,15 @@ class CLI(LightningCLI):
     def add_arguments_to_parser(self, parser):
         """Where a run is kept, how many cores it takes; the model takes its shape from the data."""
         parser.link_arguments("data.shape", "model.init_args.shape", apply_on="instantiate")
-        parser.add_argument("--name", default="sliced_wae", help="Folder of the run")
+        parser.set_defaults({"data": {"class_path": "models.data.Digits"}})
+        parser.add_argument("--name", type=str, help="Folder of the run (name of the model)")
         parser.add_argument("--runs_dir", default="runs", help="Folder of all runs")
         parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
 
     def parse_arguments(self, parser, args):
-        """Parse, and refuse a checkpoint that is missing or not ours before it is read."""
-        super().parse_arguments(parser, args)
+        """Parse; a checkpoint brings the settings it was made with, which the others override."""
+        place = 1 + next((k for k, word in enumerate(args) if word in self.subcommands()), -1)
+        self.config = parser.parse_args([*args[:place], *settings_before(args), *args[place:]])
         command = self.config.subcommand
         path = self.config[command].ckpt_path
         if path is None:
@@ -82,16 +104,28 @@ class CLI(LightningCLI):
         """The Trainer; ``fit`` logs into a new run folder or into that of its checkpoint."""
         self.folder = None
         config = self.config_init[self.subcommand]
+        lines = config.trainer.enable_progress_bar is None and not sys.stdout.isatty()
+        config.trainer.enable_progress_bar = not lines and config.trainer.enable_progress_bar
         if self.subcommand != "fit":
             return self._trainer(logger=False, enable_checkpointing=False, **kwargs)
         if config.trainer.fast_dev_run:
             return self._trainer(**kwargs)
         resumed = runs.run_of(config.ckpt_path) if config.ckpt_path else None
-        self.folder = resumed or runs.unused(config.runs_dir, config.name)
-        config.trainer.callbacks = [*(config.trainer.callbacks or []), *callbacks(self.folder)]
+        name = config.name or type(self.model).__name__.lower()
+        self.folder = resumed or runs.unused(config.runs_dir, name)
+        config.trainer.callbacks = [
+            *as_list(config.trainer.callbacks),
+            LogUntrained(),
+            failures.FiniteNumbers(),
+            *([progress.Lines()] if lines else []),
+            *checkpoints.keepers(self.folder),
+        ]
+        config.trainer.plugins = [*as_list(config.trainer.plugins), checkpoints.WholeFiles()]
         logger = loggers(self.folder, config.trainer.logger)
         trainer = self._trainer(default_root_dir=self.folder, logger=logger, **kwargs)
-        runs.make_writable(self.folder)
+        if trainer.is_global_zero:
+            runs.make_writable(self.folder)
+            runs.mend_logs(self.folder)
         return trainer
 
     def _trainer(self, **kwargs):
@@ -100,6 +134,7 @@ class CLI(LightningCLI):
         except MisconfigurationException as error:  # arguments that do not fit this machine
             raise InputError(f"models: --trainer: {error}") from error
 
+    @rank_zero_only
     def before_fit(self):
         """Say what is about to happen, and in which units."""
         hparams = self.model.hparams
@@ -113,12 +148,51 @@ class CLI(LightningCLI):
             done, planned = self.epochs_done, self.trainer.max_epochs
             print(f"Resuming from {self.config.fit.ckpt_path}: {done} of {planned} epochs done")
         if self.folder:
-            print(f"Writing to {report.readable(self.folder)}/")
+            print(f"Writing to {report.readable(self.folder)}/", flush=True)
 
+    def fit(self, **kwargs):
+        """Train; what stops the run from outside is said together with what is left of it."""
+        with failures.told(self.folder, self.trainer):
+            self.trainer.fit(**kwargs)
+
+    @rank_zero_only
     def after_fit(self):
         """Write pictures and page and say where they are."""
-        if self.folder and self.trainer.is_global_zero:
-            print(report.write(self.folder, self.model, self.datamodule, self.trainer))
+        if self.folder:
+            with failures.told(self.folder, self.trainer):
+                print(report.write(self.folder, self.model, self.datamodule, self.trainer))
+
+    @rank_zero_only
+    def after_test(self):
+        """Print the full evaluation, and keep it in the run folder that holds the checkpoint."""
+        metrics = evaluation.evaluate(self.model, self.datamodule)
+        print(evaluation.table(metrics))
+        path = self.config.test.ckpt_path
+        folder = runs.run_of(path)
+        if folder:
+            text = json.dumps({"ckpt_path": Path(path).name, **metrics}, indent=2)
+            runs.write_whole(folder / "test.json", f"{text}\n".encode())
+            print(f"Written to {report.readable(folder / 'test.json')}")
+
+
+def settings_before(args):
+    """The arguments that those given override: of a checkpoint, or of our default.
+
+    The default config belongs to one model: another one, or a config, begins from its own defaults.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--ckpt_path", "--model"):
+        parser.add_argument(name)
+    parser.add_argument("--config", "-c", action="append")
+    given = parser.parse_known_args(args)[0]
+    recalled = runs.recalled(given.ckpt_path, "--ckpt_path") if given.ckpt_path else []
+    alone = not (given.model or given.config or "--config" in recalled)
+    return ["--config", str(CONFIG), *recalled] if alone else recalled
+
+
+def as_list(given):
+    """None, one or several, as a list."""
+    return [] if given is None else given if isinstance(given, list) else [given]
 
 
 class SaveRunConfig(SaveConfigCallback):
@@ -130,8 +204,8 @@ class SaveRunConfig(SaveConfigCallback):
             return
         config = self.config.clone()
         config.ckpt_path = None
-        path = Path(trainer.default_root_dir) / "config.yaml"
-        self.parser.save(config, path, skip_none=False, overwrite=True)
+        text = self.parser.dump(config, skip_none=False)
+        runs.write_whole(Path(trainer.default_root_dir) / "config.yaml", text.encode())
 
 
 class LogUntrained(Callback):
@@ -146,24 +220,11 @@ class LogUntrained(Callback):
             logger.log_metrics({**metrics, "epoch": -1}, step=0)
 
 
-def callbacks(folder):
-    """Keep the last and the best state; record the untrained one.
-
-    Two callbacks, because ``save_last=True`` of one writes only when the best improves.
-    """
-    place = {"dirpath": folder / runs.CHECKPOINTS, "enable_version_counter": False}
-    return [
-        ModelCheckpoint(filename="best", monitor="val/loss", **place),
-        ModelCheckpoint(filename="last", **place),
-        LogUntrained(),
-    ]
-
-
 def loggers(folder, given):
     """CSV and TensorBoard below the run folder, then what the user asked for."""
     if given is False:
         raise InputError("fit: --trainer.logger must not be false, the page shows it; got False")
-    given = [] if given in (None, True) else given if isinstance(given, list) else [given]
+    given = [] if given is True else as_list(given)
     # One numbered folder a session: a resumed run adds to the logs and never rewrites them.
     return [
         CSVLogger(folder / "logs", name="csv", flush_logs_every_n_steps=1),

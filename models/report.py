@@ -10,30 +10,37 @@ from string import Template
 
 import lightning
 import torch
+from torch.utils.data import default_collate
 
 import otkernels
 
 from . import pictures
+from .autoencoder import Autoencoder
 
-__all__ = ["objective", "readable", "write"]
+__all__ = ["law", "objective", "readable", "write"]
 
 PAGE = Path(__file__).parent / "page.html"
 N_SHOWN = 64
-N_PRIOR = 2000
-# What the table shows: metric, its name, and whether the floor belongs to it.
-TABLE = {
-    "val/mse_per_pixel": "test reconstruction, mean squared error per pixel",
-    "val/reconstruction": "test reconstruction, squared error per image",
-    "val/prior_distance": "sliced W2^2 of the test codes to the prior",
+N_POINTS = 2000  # dots in a picture, at most
+ENCODED = 250  # at a time: large images take much memory on their way through a network
+# How the table names the metrics it knows; any other by its own name.
+NAMES = {
+    "mse_per_pixel": "test squared error per pixel (coordinate)",
+    "reconstruction": "test squared error per image (point)",
+    "prior_distance": "sliced W2^2 of the test codes to the prior",
+    "loss": "loss on the test items",
 }
 
 
 def objective(model):
     """The loss of ``model`` and how it is reduced, in one line."""
-    loss = "loss = squared error summed over an image, averaged over the batch"
-    if model.hparams.weight == 0:
-        return f"{loss} (weight 0: plain autoencoder)"
-    return f"{loss} + {model.hparams.weight:g} x {model.penalty_name}(codes, prior), a mean"
+    return model.objective_text()
+
+
+def law(model):
+    """What samples are decoded from, in words."""
+    moved = type(model).transport is not Autoencoder.transport
+    return model.points_name or (f"transported {model.prior}" if moved else str(model.prior))
 
 
 def write(folder, model, data, trainer):
@@ -42,7 +49,8 @@ def write(folder, model, data, trainer):
     write_csv(rows, folder / "metrics.csv")
     shown = draw(folder, model, data, rows)
     table = summary(rows)
-    (folder / "index.html").write_text(page(folder, model, table, shown), encoding="utf-8")
+    text = page(folder, model, data, table, shown)
+    (folder / "index.html").write_text(text, encoding="utf-8")
     lines = [f"{'':<52}{'untrained':>11}{'trained':>11}{'floor':>11}"]
     lines += [f"{name:<52}{a:>11}{b:>11}{c:>11}" for name, a, b, c in table]
     return "\n".join([*lines, f"Look at {readable(folder / 'index.html')}"])
@@ -88,55 +96,72 @@ def write_csv(rows, path):
 
 
 def summary(rows):
-    """Rows (name, untrained, trained, floor) of text, from the first and last evaluation."""
+    """Rows (name, untrained, trained, floor) of text, from the first and last evaluation.
+
+    Every metric has a row; that of ``x_distance`` shows ``x_floor`` beside it.
+    """
     evaluated = [row for row in rows if "val/loss" in row]
     first, last = evaluated[0], evaluated[-1]
     untrained = first if first["epochs"] == 0 else {}
+    measured = [key.removeprefix("val/") for key in last if key.startswith("val/")]
+    keys = [key for key in NAMES if key in measured]
+    keys += sorted(key for key in measured if key not in NAMES and not key.endswith("_floor"))
     table = []
-    for key, name in TABLE.items():
-        floor = last["val/prior_floor"] if key == "val/prior_distance" else None
-        values = (untrained.get(key), last[key], floor)
-        table.append((name, *("" if value is None else f"{value:.4g}" for value in values)))
+    for key in keys:
+        prefix = key.removesuffix("_distance")
+        floor = last.get(f"val/{prefix}_floor") if prefix != key else None
+        values = (untrained.get(f"val/{key}"), last[f"val/{key}"], floor)
+        shown = ("" if value is None else f"{value:.4g}" for value in values)
+        table.append((NAMES.get(key, key.replace("_", " ")), *shown))
     return table
 
 
 @torch.no_grad()
 def draw(folder, model, data, rows):
-    """Write the pictures; returns (file, heading, caption) of each."""
+    """Write the pictures; returns their names."""
     model = model.cpu().eval()
-    prior = model.prior
-    images, labels = data.test[:]
-    codes = model.encode(images)
+    items, labels = first(data.test, N_POINTS)
+    codes = torch.cat([model.encode(part) for part in items.split(ENCODED)])
     generator = torch.Generator().manual_seed(0)
-    half = images[: N_SHOWN // 2]
+    points = model.transport(model.prior.sample(N_POINTS, generator))
+    images = items.dim() == 4
+    new = model.sample(N_SHOWN if images else len(items), generator)
+    half = items[: N_SHOWN // 2] if images else items
+    classes = labels if data.classes > 0 else None
     figures = {
-        "latent": pictures.latent(codes, labels, prior.sample(N_PRIOR, generator), prior),
-        "samples": pictures.samples(model.sample(N_SHOWN, generator), prior),
+        "latent": pictures.latent(codes, classes, points, law(model)),
+        "samples": pictures.samples(new, law(model), items),
         "reconstructions": pictures.reconstructions(half, model(half)),
         "losses": pictures.curves(rows, model.penalty_name),
     }
-    if prior.dim == 2:
-        figures["latent_grid"] = pictures.latent_grid(model.decoder, prior)
+    if images and codes.shape[1] == 2:
+        figures["latent_grid"] = pictures.latent_grid(model.decoder, points)
     for name, figure in figures.items():
         pictures.save(figure, folder / f"{name}.png")
     return [name for name in CAPTIONS if name in figures]
 
 
+def first(dataset, n):
+    """The first n items (n, ...) and labels (n,) of a dataset, or all it has."""
+    return default_collate([dataset[k] for k in range(min(n, len(dataset)))])
+
+
 CAPTIONS = {
     "latent": (
-        "Where the test images lie in latent space",
-        "Each dot is the code of one test image, coloured by its digit; grey dots are drawn from "
-        "the prior. The encoder never sees the labels. A matched latent space covers the grey "
-        "region, evenly where the grey is even, and nothing else.",
+        "Where the test $items lie in latent space",
+        "Each coloured dot is the code of one test $item, its colour the class where there are "
+        "classes; the encoder never sees them. Grey dots are what samples are decoded from: $law. "
+        "In a matched latent space the colours cover the grey region, evenly where the grey is "
+        "even, and nothing else.",
     ),
     "samples": (
         "Samples",
-        "Points drawn from the prior and decoded: new images, not copies of the data. Blurred or "
-        "ambiguous ones come from places between the clusters above.",
+        "Decoded from: $law. New $items, not copies of the data. Poor ones come from places "
+        "between the clusters above.",
     ),
     "reconstructions": (
         "Originals beside reconstructions",
-        "Test images, never trained on, above what is left of them after passing through the code.",
+        "Test $items, never trained on, and what is left of them after passing through the code.",
     ),
     "latent_grid": (
         "The latent plane, decoded",
@@ -145,36 +170,50 @@ CAPTIONS = {
     ),
     "losses": (
         "Loss curves",
-        "Left the training objective, in the middle its first term, on the right the distance of "
-        "the codes from the prior (log scale; train: epoch means over batches, test: all "
-        "test images). The dashed floor is the distance between two samples of the prior itself, "
-        "each as large as the test set; the train penalty, taken on smaller batches, has a higher "
-        "floor of its own.",
+        "The training objective, its first term, and how far the codes are from the prior (train: "
+        "epoch means over batches, test: all test $items). The dashed floor is the distance "
+        "between two samples of the prior itself, each as large as the test set; the train "
+        "penalty is in units of its own and, taken on smaller batches, has a floor of its own. "
+        "Where a system has other terms, a fourth panel shows them.",
     ),
 }
 
 
-def page(folder, model, table, shown):
+def page(folder, model, data, table, shown):
     """The page as text; its pictures are files beside it."""
-    sections = [
-        f"<section><h2>{CAPTIONS[name][0]}</h2><p>{CAPTIONS[name][1]}</p>"
-        f'<img src="{name}.png" alt="{CAPTIONS[name][0]}"></section>'
-        for name in shown
-    ]
+    item = "image" if len(data.shape) == 3 else "point"
+    words = {"item": item, "items": f"{item}s", "law": law(model)}
+    sections = [section(name, words) for name in shown]
     cells = ["".join(f"<td>{html.escape(text)}</td>" for text in row) for row in table]
     versions = (
         f"otkernels {otkernels.__version__}, torch {torch.__version__}, lightning "
         f"{lightning.__version__}, Python {platform.python_version()}, {torch.get_num_threads()} "
         f"threads"
     )
+    command = " ".join(["python -m models", *sys.argv[1:]])
+    texts = {
+        "title": f"{folder.name}: {type(model).__name__}",
+        "data": data.title[0].upper() + data.title[1:],
+        "objective": objective(model),
+        "model": f"{model.hparams.latent_dim}-D latent space, {model.prior}",
+        "n_test": str(len(data.test)),
+        "items": words["items"],
+        "command": command,
+        "config": (folder / "config.yaml").read_text(encoding="utf-8"),
+        "versions": versions,
+        "seed": str(torch.initial_seed()),
+    }
     return Template(PAGE.read_text(encoding="utf-8")).substitute(
-        title=html.escape(f"{folder.name}: {type(model).__name__}"),
-        objective=html.escape(objective(model)),
-        model=html.escape(f"{model.prior.dim}-D latent space, {model.prior.name} prior"),
+        {key: html.escape(text) for key, text in texts.items()},
         rows="\n".join(f"<tr>{row}</tr>" for row in cells),
         sections="\n".join(sections),
-        command=html.escape(" ".join(["python -m models", *sys.argv[1:]])),
-        config=html.escape((folder / "config.yaml").read_text(encoding="utf-8")),
-        versions=html.escape(versions),
-        seed=torch.initial_seed(),
+    )
+
+
+def section(name, words):
+    """One picture with heading and caption."""
+    heading, caption = (html.escape(Template(t).substitute(words)) for t in CAPTIONS[name])
+    return (
+        f"<section><h2>{heading}</h2><p>{caption}</p>"
+        f'<img src="{name}.png" alt="{heading}"></section>'
     )

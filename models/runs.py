@@ -1,5 +1,7 @@
 """The folder of a run: where it is, who may write into it, and the checkpoint it holds."""
 
+import json
+import os
 import pickle
 import tempfile
 from pathlib import Path
@@ -15,9 +17,12 @@ __all__ = [
     "load",
     "load_data",
     "make_writable",
+    "mend_logs",
     "read_checkpoint",
+    "recalled",
     "run_of",
     "unused",
+    "write_whole",
 ]
 
 CHECKPOINTS = "checkpoints"
@@ -43,6 +48,32 @@ def make_writable(folder):
     except OSError as error:
         got = f"{str(folder)!r} ({error.strerror})"
         raise InputError(f"models: the output folder must be writable; got {got}") from error
+
+
+def write_whole(path, contents):
+    """Write bytes so that ``path`` holds all of them or what it held before, never a part."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.write(contents)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def mend_logs(folder):
+    """Cut the logs of earlier sessions where a full disk, or a crash, has left half a row."""
+    for path in (folder / "logs" / "csv").glob("*/metrics.csv"):
+        lines = path.read_bytes().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith(b"\n")]
+        if len(whole) < 2:  # a heading and nothing below it
+            path.unlink()
+        elif len(whole) < len(lines):
+            write_whole(path, b"".join(whole))
 
 
 def run_of(checkpoint):
@@ -80,6 +111,21 @@ def load_data(path, argument="--ckpt"):
     condition = "be of a run on data of models.data"
     require(ok, "models", argument, condition, repr(str(path)))
     return DATA[checkpoint["data_class"]](**_settings(checkpoint, "datamodule_hyper_parameters"))
+
+
+def recalled(path, argument):
+    """The settings that a checkpoint was made with, as arguments of the command line.
+
+    Those of its run folder, then its data, which it also knows where it was moved. Its model
+    LightningCLI takes from it without being asked.
+    """
+    checkpoint, folder = read_checkpoint(path, argument), run_of(path)
+    arguments = ["--config", str(folder / "config.yaml")] if folder else []
+    if checkpoint.get("data_class") in DATA:
+        settings = _settings(checkpoint, "datamodule_hyper_parameters")
+        data = {"class_path": f"models.data.{checkpoint['data_class']}", "init_args": settings}
+        arguments += ["--data", json.dumps(data)]
+    return arguments
 
 
 def _settings(checkpoint, key):

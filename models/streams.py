@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-__all__ = ["SHUFFLE", "STEP", "stream"]
+__all__ = ["PRETRAIN", "SHUFFLE", "STEP", "stream"]
 
-SHUFFLE, STEP = range(2)  # the purposes
+SHUFFLE, STEP, PRETRAIN = range(3)  # the purposes
 
 
 def stream(purpose, *moment, device="cpu"):

@@ -23,9 +23,9 @@ class TwoStages(Autoencoder):
 
     def __init__(self, first_epochs: int = 200, **kwargs):
         super().__init__(**kwargs)
-        require(
-            first_epochs >= 0, type(self).__name__, "first_epochs", "be at least 0", first_epochs
-        )
+        name, random = type(self).__name__, self.hparams.random_encoder
+        require(first_epochs >= 0, name, "first_epochs", "be at least 0", first_epochs)
+        require(not random, name, "random_encoder", "be false: its variance is not trained", random)
         self.first_epochs = first_epochs
         self.register_buffer("centre", torch.zeros(self.prior.dim))
         self.register_buffer("scale", torch.ones(()))
@@ -66,13 +66,17 @@ class TwoStages(Autoencoder):
         super().on_train_epoch_start()
         if self.stage == 1:
             return
-        for module in (self.encoder, self.decoder):
-            module.eval().requires_grad_(False)
+        self.freeze_first_stage()
         if self.current_epoch == self.first_epochs:
             codes = self.training_codes()
             self.centre.copy_(codes.mean(0))
             self.scale.copy_((codes - self.centre).square().mean().sqrt())
             self.begin_second_stage(self.standard(codes))
+
+    def freeze_first_stage(self):
+        """No gradient, no dropout, no new statistics."""
+        for module in (self.encoder, self.decoder):
+            module.eval().requires_grad_(False)
 
     @torch.no_grad()
     def training_codes(self):

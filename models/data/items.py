@@ -4,7 +4,7 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, Sampler, TensorDataset
 
-from ..errors import require
+from ..errors import InputError, require
 from ..streams import SHUFFLE, stream
 
 __all__ = ["Items", "Tensors", "in_order"]
@@ -44,7 +44,7 @@ class Items(L.LightningDataModule):
 
     def train_dataloader(self):
         """Shuffled full batches."""
-        return DataLoader(
+        return Loader(
             self.train,
             batch_size=self.batch_size,
             sampler=_Shuffle(len(self.train)),
@@ -61,7 +61,17 @@ class Items(L.LightningDataModule):
 
 def in_order(dataset, workers=0):
     """Batches of all items of a dataset, in their order."""
-    return DataLoader(dataset, batch_size=EVALUATION_BATCH, **_loading(dataset, workers))
+    return Loader(dataset, batch_size=EVALUATION_BATCH, **_loading(dataset, workers))
+
+
+class Loader(DataLoader):
+    """Repeats what a worker process says about the user's files as if said in this process."""
+
+    def __iter__(self):
+        try:
+            yield from super().__iter__()
+        except InputError as error:  # from a worker its text is a traceback, the message at the end
+            raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
 
 
 def _loading(dataset, workers):
