@@ -6,7 +6,6 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
-import lightning as L
 import matplotlib.image
 import pytest
 import torch
@@ -107,7 +106,7 @@ def test_test_writes_the_full_evaluation(folder):
     assert written.pop("ckpt_path") == "best.ckpt"
     model, data = (f(folder / "checkpoints" / "best.ckpt") for f in (runs.load, runs.load_data))
     assert written == pytest.approx(evaluation.evaluate(model, data))
-    assert written["fd"] > written["fd_codes"] > 0
+    assert written["fd"] > written["fd_train"] > 0
     assert "test.json" in out
     assert evaluation.METRICS["fd"].name in out
 
@@ -115,7 +114,8 @@ def test_test_writes_the_full_evaluation(folder):
 def test_checkpoint_brings_its_data(folder, tmp_path, monkeypatch):
     """Also where it was moved; what is given on the command line comes first."""
     seen = []
-    monkeypatch.setattr(L.Trainer, "validate", lambda self, **k: seen.append(k["datamodule"]))
+    note = lambda self, **k: seen.append(k["datamodule"])  # noqa: E731
+    monkeypatch.setattr(cli.CLI, "validate", note, raising=False)
     moved = tmp_path / "moved.ckpt"
     state = runs.read_checkpoint(folder / "checkpoints" / "last.ckpt", "--ckpt")
     state["datamodule_hyper_parameters"]["batch_size"] = 70

@@ -101,6 +101,8 @@ def test_classes_have_colours_that_differ():
     colours = np.array([to_rgb(c) for c in [*pictures.CLASSES, pictures.REFERENCE]])
     gaps = np.abs(colours[:, None] - colours[None]).max(-1) + np.eye(len(colours))
     assert gaps.min() > 0.2
+    greys = colours[:-1][np.ptp(colours[:-1], axis=1) < 0.1]
+    assert np.abs(greys - colours[-1]).max(-1).min() > 0.5  # only brightness tells them apart
 
 
 @pytest.mark.parametrize("centre", [(0.0, 0.0), (5.0, -3.0)])

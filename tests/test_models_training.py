@@ -314,6 +314,6 @@ def test_two_processes(system, strategy, tmp_path):
     assert not torch.equal(ours["untrained"], ours["state"]["decoder.4.weight"])
     assert not torch.equal(ours["draw"], theirs["draw"])
     # Each process sees half of the 1257 items, in full batches of 300; none sees another's.
-    assert ours["sampler"] == theirs["sampler"] == "DistributedSampler"
+    assert ours["sampler"] == theirs["sampler"] == "DistributedSamplerWrapper"
     assert len(ours["items"]) == len(theirs["items"]) == 600
     assert not {*map(tuple, ours["items"].tolist())} & {*map(tuple, theirs["items"].tolist())}
