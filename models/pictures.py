@@ -187,7 +187,7 @@ def curves(rows, penalty_name):
     """Every term that was trained on and what was tested, over epochs; rows as in metrics.csv."""
     trained = dict.fromkeys(key for row in rows for key in row if key.startswith("train/"))
     others = [key for key in trained if key not in KNOWN_TERMS]
-    names = {**NAMES, "train/penalty": f"train: {penalty_name.rstrip(',')}"}
+    names = {**NAMES, "train/penalty": f"train: {penalty_name}"}
     names.update({key: key.removeprefix("train/").replace("_", " ") for key in others})
     panels = [*PANELS, ("other terms", "value", others)] if others else PANELS
     figure = Figure((9, 8) if others else (11, 4.2), layout="constrained")

@@ -27,5 +27,5 @@ def main(argv):
     require(out.suffix == ".png", "sample", "--out", "end in .png", repr(str(out)))
     runs.make_writable(out.parent)
     images = model.sample(options.n, torch.Generator().manual_seed(options.seed))
-    pictures.save(pictures.samples(images, model.prior), out)
-    print(f"{options.n} samples of the {model.hparams.prior} prior: {report.readable(out)}")
+    pictures.save(pictures.samples(images, report.law(model)), out)
+    print(f"{options.n} samples from {report.law(model)}: {report.readable(out)}")

@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-__all__ = ["PRETRAIN", "SHUFFLE", "STEP", "stream"]
+__all__ = ["DUAL", "PRETRAIN", "SHUFFLE", "STEP", "stream"]
 
-SHUFFLE, STEP, PRETRAIN = range(3)  # the purposes
+SHUFFLE, STEP, PRETRAIN, DUAL = range(4)  # the purposes
 
 
 def stream(purpose, *moment, device="cpu"):

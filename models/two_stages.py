@@ -81,7 +81,8 @@ class TwoStages(Autoencoder):
     @torch.no_grad()
     def training_codes(self):
         """Codes (N, d) of all training items, in their order, on every process."""
-        batches = in_order(self.trainer.datamodule.train)
+        data = self.trainer.datamodule
+        batches = in_order(data.train, data.workers)
         return torch.cat([self.encode(items.to(self.device)) for items, _ in batches])
 
     def losses(self, items, generator):

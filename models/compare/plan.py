@@ -133,7 +133,8 @@ def _arguments(path, seed, epochs, options):
         overrides["model.network"] = options.arch
     first = config["model"]["init_args"].get("first_epochs", 0)
     if first:
-        overrides["model.first_epochs"] = round(first * epochs / config["trainer"]["max_epochs"])
+        share = first / config["trainer"]["max_epochs"]
+        overrides["model.first_epochs"] = max(1, round(share * epochs))
     return tuple(text for key, value in overrides.items() for text in (f"--{key}", str(value)))
 
 

@@ -10,12 +10,11 @@ from otkernels import sliced_wasserstein
 from ..duals import EXACT, c_transform, pot, solve
 from ..errors import require
 from ..latent_distance import N_DIRECTIONS
-from ..streams import stream
+from ..streams import DUAL, stream
 from ..two_stages import TwoStages
 
 __all__ = ["LatentOT"]
 
-DUAL = 3  # the purpose of a stream, beside those of models.streams: noise of the dual on all codes
 MODES = ("full", "batch")
 N_HELD_OUT = 256  # test codes of the dual that the loss on the test items is measured with
 
@@ -53,6 +52,8 @@ class LatentOT(TwoStages):
         first_epochs: epochs of the plain autoencoder.
         **kwargs: see :class:`TwoStages`; ``weight`` has to be 0.
     """
+
+    points_name = "transported noise"
 
     def __init__(
         self,

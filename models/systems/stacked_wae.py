@@ -16,7 +16,7 @@ from .wae import bandwidths
 __all__ = ["StackedWAE"]
 
 SCHEDULES = ("sequential", "joint")
-PENALTIES = {"mmd": "unbiased MMD^2, imq, seven scales,", "sliced": "sliced W2^2"}
+PENALTIES = {"mmd": "unbiased MMD^2", "sliced": "sliced W2^2"}
 N_SLICES = 50  # directions of a step
 COLLAPSED = (0.5, 2.0)  # standard deviations of the codes, in standard units, that count as healthy
 
@@ -48,6 +48,8 @@ class StackedWAE(TwoStages):
         stop_gradient: in the joint schedule, keep the second level from moving the codes.
         **kwargs: see :class:`TwoStages`; ``latent_dim`` is that of the first level.
     """
+
+    points_name = "decoded points of the second-level prior"
 
     def __init__(
         self,

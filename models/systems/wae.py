@@ -13,7 +13,7 @@ from ..streams import PRETRAIN, stream
 __all__ = ["WAE"]
 
 WEIGHTS = {"mmd": 10.0, "gan": 1.0}
-NAMES = {"mmd": "unbiased MMD^2, imq, seven scales,", "gan": "adversarial loss"}
+NAMES = {"mmd": "unbiased MMD^2", "gan": "adversarial loss"}
 
 
 class WAE(Autoencoder):

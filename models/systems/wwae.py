@@ -15,8 +15,8 @@ __all__ = ["WWAE", "code_moments", "gaussian_distance", "prior_moments"]
 
 COVARIANCES = ("full", "diagonal")
 MOMENTS = ("analytic", "sampled")
-# Of each coordinate, at scale 1; the mean is 0 and coordinates are uncorrelated.
-VARIANCES = {"gaussian": 1.0, "uniform": 1 / 3}
+# Of each coordinate in d dimensions, at scale 1; means are 0 and coordinates uncorrelated.
+VARIANCES = {"gaussian": lambda d: 1.0, "uniform": lambda d: 1 / 3, "sphere": lambda d: 1 / d}
 N_PRIOR = 100_000
 
 
@@ -125,11 +125,11 @@ def gaussian_distance(moments, target, covariance="full"):
 def prior_moments(prior):
     """Mean (d,) and covariance (d, d) of a prior, float64.
 
-    Closed forms for the Gaussian and the uniform prior. Those of any other are the moments of
+    Closed forms for the priors gaussian, uniform and sphere. Those of any other are the moments of
     100 000 of its points, always the same ones.
     """
     if prior.name in VARIANCES:
         eye = torch.eye(prior.dim, dtype=torch.float64)
-        return eye.new_zeros(prior.dim), prior.scale**2 * VARIANCES[prior.name] * eye
+        return eye.new_zeros(prior.dim), prior.scale**2 * VARIANCES[prior.name](prior.dim) * eye
     points = prior.sample(N_PRIOR, torch.Generator().manual_seed(0))
     return mean_cov(points.double())
