@@ -13,7 +13,7 @@ import warnings
 
 from . import cli
 from .errors import InputError
-from .failures import INTERRUPTED, Failure
+from .failures import INTERRUPTED, Failure, is_interrupt
 
 # The device survey and advertisements that Lightning prints as "info"; warnings still show.
 QUIET_LOGGERS = ("lightning.pytorch", "lightning.fabric")
@@ -23,6 +23,7 @@ NOT_APPLICABLE = (
     "Checkpoint directory .* exists and is not empty",  # a resumed run continues in its own folder
     "Be aware that when using `ckpt_path`, callbacks",  # to evaluate, none but the weights matter
     r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # between Lightning and torch
+    r"torch\.distributed\.nn\.functional\.all_gather is deprecated",  # the same
 )
 
 
@@ -42,7 +43,9 @@ def main(argv=None):
     except Failure as failure:
         print(f"stopped: {one_line(str(failure))}", file=sys.stderr)
         return failure.code
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as error:
+        if not is_interrupt(error):
+            raise
         print("stopped: interrupted", file=sys.stderr)
         return INTERRUPTED
     return 0

@@ -108,7 +108,7 @@ class Autoencoder(L.LightningModule):
         return [steps]
 
     def parameter_groups(self):
-        """Adam's parameter groups."""
+        """Adam's parameter groups; one with ``drops=False`` keeps its step size throughout."""
         return [{"params": list(self.parameters())}]
 
     # --- encode, decode, sample -------------------------------------------------------------------
@@ -167,7 +167,8 @@ class Autoencoder(L.LightningModule):
         # Fused: networks this small spend more time between kernels than in them.
         optimizer = torch.optim.Adam(groups, lr=self.hparams.lr, betas=(0.5, 0.999), fused=True)
         ends = self.stage_ends(self.trainer.estimated_stepping_batches)
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, StepSize(ends))
+        factors = [StepSize(ends if group.get("drops", True) else [np.inf]) for group in groups]
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
         return [optimizer], [{"scheduler": scheduler, "interval": "step"}]
 
     # --- validation -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from . import report, runs
 
-__all__ = ["Failure", "FiniteNumbers", "NotFinite", "told"]
+__all__ = ["Failure", "FiniteNumbers", "NotFinite", "is_interrupt", "told"]
 
 # Exit codes: 1, or 128 plus the number of the signal, as shells have it.
 FAILED, INTERRUPTED, TERMINATED = 1, 130, 143
@@ -71,14 +71,14 @@ def told(folder, trainer):
     except SIGTERMException:
         _fail("terminated", TERMINATED, folder, trainer)
     except (KeyboardInterrupt, SystemExit) as error:
-        # Lightning answers Ctrl-C with SystemExit.
-        if not isinstance(error, KeyboardInterrupt) and not _after_interrupt(error):
+        if not is_interrupt(error):
             raise
         _fail("interrupted", INTERRUPTED, folder, trainer)
 
 
-def _after_interrupt(error):
-    return isinstance(error.__context__, KeyboardInterrupt)
+def is_interrupt(error):
+    """Whether an exception comes from Ctrl-C, which Lightning answers with SystemExit."""
+    return any(isinstance(e, KeyboardInterrupt) for e in (error, error.__context__))
 
 
 def _fail(why, code, folder, trainer, hint=""):

@@ -17,10 +17,11 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 import models.__main__ as command_line
+from models.autoencoder import Autoencoder
 from models.data import Digits
 from models.streams import STEP, stream
 
-__all__ = ["IGNORED", "ROOT", "Witness", "build", "call", "one_thread", "trained"]
+__all__ = ["IGNORED", "ROOT", "Mapped", "Witness", "build", "call", "one_thread", "trained"]
 
 ROOT = Path(__file__).parent.parent
 # Lightning advises worker processes; the data lie in memory. The rest is between libraries.
@@ -75,6 +76,13 @@ def trained(model, epochs, callbacks=(), data=None, trainer=None, **fit):
     )
     trainer.fit(model, data or Digits(), **fit)
     return model, trainer.callback_metrics
+
+
+class Mapped(Autoencoder):
+    """Prior points go through a map before they are decoded."""
+
+    def transport(self, points):
+        return 2 * points + 3
 
 
 class Witness(L.Callback):

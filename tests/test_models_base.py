@@ -38,7 +38,8 @@ def test_weight_zero_is_the_plain_autoencoder_bit_for_bit():
 
     plain = sliced(weight=0.0)
     encoder, decoder = plain.encoder, plain.decoder
-    optimizer = torch.optim.Adam([*plain.parameters()], lr=1e-3, betas=(0.5, 0.999))
+    parameters = [*plain.parameters()]
+    optimizer = torch.optim.Adam(parameters, lr=1e-3, betas=(0.5, 0.999), fused=True)
     loader = Digits().train_dataloader()
     steps = 2 * len(loader)
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimizer, [math.ceil(0.6 * steps)], gamma=0.2)

@@ -1,28 +1,25 @@
 """A run that cannot go on says so, and what it saved takes it up again as if nothing had been."""
 
-import contextlib
 import os
 import resource
+import runpy
 import shlex
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from models_support import IGNORED, ROOT, call, one_thread  # noqa: F401
+from models_support import IGNORED, call, one_thread  # noqa: F401
 
-from models import report
+from models import pictures, report, runs
 from models.autoencoder import Autoencoder
+from models.systems import SlicedWAE
 
 pytestmark = [*IGNORED, pytest.mark.filterwarnings("ignore:Experiment logs directory")]
 
 EPOCHS = 3
 FIT = ["fit", "--data.batch_size", 400, "--trainer.max_epochs", EPOCHS]
-
-
-DRAW = report.draw
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,6 +28,14 @@ def no_pictures():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(report, "draw", lambda *_: [])
         yield
+
+
+@pytest.fixture(autouse=True)
+def hear_ctrl_c():
+    """Deaf is a process in the background of a shell and one that Lightning saw interrupted."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def fit(parent):
@@ -108,6 +113,11 @@ def terminate(model):
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def interrupt(model):
+    """Ctrl-C."""
+    os.kill(os.getpid(), signal.SIGINT)
+
+
 @pytest.mark.parametrize(
     ("action", "code", "why"),
     [
@@ -115,6 +125,7 @@ def terminate(model):
         (fill_disk, 1, "File too large"),
         (fill_disk_for_logs, 1, "File too large"),
         (terminate, 143, "terminated"),
+        (interrupt, 130, "interrupted"),
     ],
 )
 def test_stopped_run_goes_on_as_if_unbroken(
@@ -136,6 +147,28 @@ def test_stopped_run_goes_on_as_if_unbroken(
     allow_files_of(resource.RLIM_INFINITY)
     assert f"1 of {EPOCHS} epochs done" in go_on(err)
     assert_same_run(folder, unbroken)
+
+
+def test_contents_are_on_the_disk_before_they_have_the_name(monkeypatch, tmp_path):
+    path, seen = tmp_path / "a", []
+    path.write_bytes(b"old")
+    note = lambda fd: seen.append((os.fstat(fd).st_size, path.read_bytes()))  # noqa: E731
+    monkeypatch.setattr(os, "fsync", note)
+    runs.write_whole(path, b"newer")
+    assert seen == [(5, b"old")]
+    assert path.read_bytes() == b"newer"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_logs_lose_half_rows_and_nothing_else(tmp_path):
+    logs = {"0": b"a,b\n1,2\n", "1": b"a,b\n1,2\n3,", "2": b"a,b\n1", "3": b"a,b\n"}
+    paths = {name: tmp_path / "logs" / "csv" / name / "metrics.csv" for name in logs}
+    for name, path in paths.items():
+        path.parent.mkdir(parents=True)
+        path.write_bytes(logs[name])
+    runs.mend_logs(tmp_path)
+    left = {name: path.read_bytes() for name, path in paths.items() if path.exists()}
+    assert left == {"0": logs["0"], "1": b"a,b\n1,2\n"}
 
 
 @pytest.mark.parametrize("action", [break_weights, fill_disk])
@@ -165,10 +198,28 @@ def test_nan_of_the_last_step_is_found_in_the_weights(monkeypatch, tmp_path):
     assert "holds 1 epoch" in err
 
 
+def test_nan_of_a_term_is_named(monkeypatch, tmp_path):
+    """Before the weights that it has spoiled."""
+
+    def penalty(model, codes, points, generator):
+        return codes.sum() * (torch.nan if model.current_epoch == 1 else 0)
+
+    monkeypatch.setattr(SlicedWAE, "penalty", penalty)
+    code, _, err = call(*FIT, "--runs_dir", tmp_path, "--trainer.check_val_every_n_epoch", 5)
+    assert code == 1
+    assert "train/loss is nan in epoch 2" in err
+
+
+def draw_samples(folder, model, data, rows):
+    """One picture for all."""
+    pictures.save(pictures.samples(model.sample(4), "prior"), folder / "samples.png")
+    return ["samples"]
+
+
 def test_full_disk_under_the_pictures(unbroken, monkeypatch, tmp_path):
     code, _, folder = fit(tmp_path)
     assert code == 0
-    monkeypatch.setattr(report, "draw", DRAW)
+    monkeypatch.setattr(report, "draw", draw_samples)
     (folder / "samples.png").symlink_to("/dev/full")
     code, _, err = call("fit", "--ckpt_path", folder / "checkpoints" / "last.ckpt")
     assert code == 1
@@ -180,26 +231,16 @@ def test_full_disk_under_the_pictures(unbroken, monkeypatch, tmp_path):
     assert (folder / "samples.png").stat().st_size > 1000
 
 
-def test_ctrl_c(tmp_path):
-    options = ["--data.batch_size", "600", "--trainer.max_epochs", "300", "--runs_dir", tmp_path]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "models", "fit", *options],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with contextlib.closing(process.stdout):
-        next(line for line in process.stdout if line.startswith("epoch 30 of 300:"))
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert len(err.splitlines()) == 1
-    folder = tmp_path / "sliced_wae"
-    done = state(folder)["epoch"] + 1
-    assert done >= 29  # the line comes before the checkpoint of its epoch
-    assert f"interrupted; {folder}/checkpoints/last.ckpt is whole and holds {done} epochs" in err
-    assert "index.html" not in out
-    last = folder / "checkpoints" / "last.ckpt"
-    assert call("fit", "--ckpt_path", last, "--trainer.max_epochs", done + 1)[0] == 0
-    assert state(folder)["epoch"] == done
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_ctrl_c_during_an_evaluation(command, monkeypatch, unbroken):
+    monkeypatch.setattr(Autoencoder, "posterior", lambda *_: interrupt(None))
+    code, _, err = call(command, "--ckpt_path", unbroken / "checkpoints" / "last.ckpt")
+    assert (code, err) == (130, "stopped: interrupted\n")
+
+
+def test_exit_code_is_that_of_the_process(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["models", "train"])
+    monkeypatch.delitem(sys.modules, "models.__main__")
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("models", run_name="__main__")
+    assert end.value.code == 2

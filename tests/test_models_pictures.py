@@ -144,7 +144,7 @@ def lines(figure):
 
 
 def test_curves_show_every_term():
-    found = lines(pictures.curves(ROWS, "MMD,"))
+    found = lines(pictures.curves(ROWS, "MMD"))
     assert found["objective", "train"] == [[1, 4], [2, 2]]
     assert found["objective", "test"] == [[0, 5], [1, 3]]
     assert found["codes to prior", "train: MMD"] == [[1, 0.5], [2, 0.2]]

@@ -1,17 +1,12 @@
-"""The sliced-Wasserstein autoencoder: its penalty, and what its paper says of it."""
+"""The sliced-Wasserstein autoencoder and its penalty."""
 
-import pytest
 import torch
 from models_support import IGNORED, build, one_thread, trained  # noqa: F401
 
-from models.data import Digits
-from models.latent_distance import null_floor, prior_distance
-from models.priors import Prior
-from models.systems import WAE, Autoencoder, SlicedWAE
+from models.systems import Autoencoder, SlicedWAE
 from otkernels import sample_projections
 
 pytestmark = IGNORED
-QUIET = {"check_val_every_n_epoch": 250}
 
 
 def stream(seed=0):
@@ -25,9 +20,6 @@ def penalty(codes, points, seed=0, **settings):
 
 def gaussian(n, d, seed):
     return torch.randn(n, d, generator=stream(seed))
-
-
-# --- the penalty ----------------------------------------------------------------------------------
 
 
 def test_penalty_in_one_dimension_is_the_gap_of_order_statistics():
@@ -76,59 +68,3 @@ def test_weight_zero_trains_the_plain_autoencoder_bit_for_bit():
     plain, _ = trained(build(Autoencoder), 2)
     for name, parameter in plain.named_parameters():
         assert torch.equal(parameter, sliced.get_parameter(name)), name
-
-
-# --- what the paper says --------------------------------------------------------------------------
-
-
-def fitted(cls, **settings):
-    """Trained for 3000 steps in the plane."""
-    settings = {"latent_dim": 2, **settings}
-    return trained(build(cls, **settings), 250, trainer=QUIET)[0].eval()
-
-
-@torch.no_grad()
-def test_codes(model):
-    return model.encode(Digits().test[:][0])
-
-
-test_codes.__test__ = False
-
-
-@pytest.mark.training
-@pytest.mark.parametrize(("prior", "times"), [("circle", 4), ("uniform", 4), ("ring", 6)])
-def test_codes_come_near_every_planar_prior(prior, times):
-    """From some hundred times the floor, for a plain autoencoder, to a few times."""
-    law = Prior(prior, 2)
-    floor = null_floor(law, 540)
-    codes = test_codes(fitted(SlicedWAE, prior=prior))
-    plain = test_codes(fitted(Autoencoder, prior=prior))
-    assert prior_distance(codes, law) < times * floor
-    assert prior_distance(plain, law) > 100 * times * floor
-
-
-@pytest.mark.training
-@pytest.mark.parametrize("prior", ["circle", "uniform", "ring"])
-def test_reconstruction_pays_less_than_a_third_for_the_prior(prior):
-    images = Digits().test[:][0]
-    errors = {}
-    for cls in (SlicedWAE, Autoencoder):
-        with torch.no_grad():
-            errors[cls] = (fitted(cls, prior=prior)(images) - images).square().mean()
-    assert errors[SlicedWAE] < 1.3 * errors[Autoencoder]
-
-
-def coverage(codes):
-    """Share of 36 sectors of the plane that hold at least one code near the unit circle."""
-    near = codes[(codes.norm(dim=1) - 1).abs() < 0.25]
-    angles = torch.atan2(near[:, 1], near[:, 0])
-    sectors = ((angles + torch.pi) * 36 / (2 * torch.pi)).long().clamp(max=35)
-    return sectors.unique().numel() / 36
-
-
-@pytest.mark.training
-def test_ring_is_covered_at_least_as_well_as_by_the_adversarial_penalty():
-    sliced = coverage(test_codes(fitted(SlicedWAE, prior="ring")))
-    adversarial = coverage(test_codes(fitted(WAE, form="gan", log_prior=False, prior="ring")))
-    assert sliced >= adversarial
-    assert sliced > 0.9

@@ -1,22 +1,17 @@
 import math
-from functools import cache
 
 import pytest
 import torch
-import yaml
 from lightning.pytorch.callbacks import ModelCheckpoint
-from models_support import IGNORED, ROOT, build, one_thread, trained  # noqa: F401
+from models_support import IGNORED, build, one_thread, trained  # noqa: F401
 
 from models import runs
 from models.autoencoder import Autoencoder
-from models.data import DATA, Digits
+from models.data import Digits
 from models.errors import InputError
-from models.evaluation import classifier_features, evaluate
-from models.evaluation.images import confidence
-from models.interpolate import interpolate
 from models.latent_distance import N_DIRECTIONS, prior_distance
-from models.systems import SYSTEMS, StackedWAE
-from otkernels import mmd, sliced_wasserstein, wae_bandwidths
+from models.systems import StackedWAE
+from otkernels import sliced_wasserstein, wae_bandwidths
 
 pytestmark = IGNORED
 SMALL = {"latent_dim": 3, "second_width": 16}
@@ -300,90 +295,3 @@ def test_unbiased_mmd_of_one_item_is_refused():
 def test_run_that_ends_before_its_second_stage_is_refused():
     with pytest.raises(InputError, match="first_epochs must be less than the 2 epochs of the run"):
         trained(small(first_epochs=2), epochs=2)
-
-
-# --- what a full training gives -----------------------------------------------------------------
-
-SEEDS = range(3)
-STACKED = ["digits_stacked_wae", "digits_stacked_wae_joint"]
-
-
-@cache
-def full_run(config, seed=0):
-    """The model of models/configs/<config>.yaml after all its epochs, its data and last metrics."""
-    settings = yaml.safe_load((ROOT / "models" / "configs" / f"{config}.yaml").read_text())
-    system, of_data = (settings[key] for key in ("model", "data"))
-    data = DATA[of_data["class_path"].split(".")[-1]](**of_data["init_args"])
-    model = build(SYSTEMS[system["class_path"].split(".")[-1]], seed, **system["init_args"])
-    quiet = {"check_val_every_n_epoch": settings["trainer"]["max_epochs"]}
-    model, metrics = trained(model, settings["trainer"]["max_epochs"], data=data, trainer=quiet)
-    return model.eval(), data, {name: float(value) for name, value in metrics.items()}
-
-
-@cache
-def figures(config, seed=0, law="prior"):
-    """All of models.evaluation, of a full run."""
-    model, data, _ = full_run(config, seed)
-    return evaluate(model, data, law=law)
-
-
-@pytest.mark.training
-@pytest.mark.parametrize("config", STACKED)
-@pytest.mark.parametrize("seed", SEEDS)
-def test_round_trip_through_both_levels_costs_little(config, seed):
-    metrics = full_run(config, seed)[2]
-    assert metrics["val/mse_per_pixel_both"] < 1.1 * metrics["val/mse_per_pixel"]
-
-
-@pytest.mark.training
-@pytest.mark.parametrize("config", STACKED)
-@pytest.mark.parametrize("seed", SEEDS)
-def test_second_codes_match_the_prior(config, seed):
-    model, data, _ = full_run(config, seed)
-    with torch.no_grad():
-        second = model.encode_second(model.encode(data.test[:][0]))
-    points = model.prior.sample(len(second), generator())
-    ladder = wae_bandwidths(model.prior.dim)
-    assert mmd(second, points, kernel="imq", bandwidth=ladder, unbiased=True) < 0.015
-
-
-@pytest.mark.training
-@pytest.mark.parametrize("config", STACKED)
-@pytest.mark.parametrize("seed", SEEDS)
-def test_samples_are_good_because_of_the_second_level(config, seed):
-    stacked, without = (figures(config, seed, law) for law in ("prior", "unit"))
-    assert stacked["fd"] < 5
-    assert stacked["fd"] < without["fd"] / 4
-    assert stacked["code_sw2"] < 3 * stacked["code_sw2_train"]
-
-
-@pytest.mark.training
-def test_joint_training_reconstructs_better_than_a_single_wae():
-    joint, single = (figures(c)["mse_per_pixel"] for c in (STACKED[1], "digits_wae_mmd"))
-    assert joint < single
-
-
-@pytest.mark.training
-def test_codes_of_joint_training_keep_their_units():
-    assert 0.5 < full_run(STACKED[1])[2]["val/code_spread"] < 2
-
-
-@pytest.mark.training
-def test_eight_gaussians_are_all_reached():
-    reached = figures("eight_gaussians_stacked_wae")
-    assert reached["modes"] == 8
-
-
-@pytest.mark.training
-def test_paths_of_the_second_level_decode_to_surer_digits():
-    model, data, _ = full_run(STACKED[0])
-    images = data.test[:400][0]
-    sure = {
-        level: confidence(
-            classifier_features(data).probabilities(
-                interpolate(model, images[:200], images[200:], level=level).flatten(0, 1)
-            )
-        )
-        for level in ("second", "codes")
-    }
-    assert sure["second"] >= sure["codes"]

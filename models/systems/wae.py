@@ -35,8 +35,9 @@ class WAE(Autoencoder):
         weight: strength of the penalty; None is 10 for "mmd" and 1 for "gan".
         pretrain_steps: before the first step, train the encoder for at most so many steps on the
             moments of the prior, see :func:`models.pretraining.match_moments`.
-        adversary_lr: step size of the adversary; it drops with that of the autoencoder. A fifth of
-            the published one, which on digits makes the codes collapse at first.
+        adversary_lr: step size of the adversary, a fifth of the published one, which on digits
+            makes the codes collapse at first. It stays when that of the autoencoder drops: an
+            adversary that keeps up samples better.
         adversary_width: units in each of its four hidden layers.
         log_prior: add log p(z) to the adversary's score, so that only the density of the codes is
             left to learn; for the gaussian prior.
@@ -76,12 +77,13 @@ class WAE(Autoencoder):
         self.adversary_lr = lr
 
     def parameter_groups(self):
-        """The adversary has a group, and a step size, of its own."""
+        """The adversary has a group of its own, whose step size is small from the start."""
         if self.adversary is None:
             return super().parameter_groups()
         autoencoder = [*self.encoder.parameters(), *self.decoder.parameters()]
         adversary = list(self.adversary.parameters())
-        return [{"params": autoencoder}, {"params": adversary, "lr": self.adversary_lr}]
+        group = {"params": adversary, "lr": self.adversary_lr, "drops": False}
+        return [{"params": autoencoder}, group]
 
     def on_train_start(self):
         """Pre-train the encoder of a fresh run, in the same way on every process."""

@@ -1,0 +1,25 @@
+"""Claims about the sliced-Wasserstein autoencoder with eight latent dimensions."""
+
+from claims_support import CLAIM, PLAIN, each, figures, mean
+from models_support import one_thread  # noqa: F401
+
+pytestmark = CLAIM
+SLICED = "digits_sliced_wae"
+
+
+def test_samples_reach_the_goal():
+    assert mean("fd", SLICED) < 6
+
+
+def test_samples_beat_those_of_the_plain_autoencoder():
+    assert max(each("fd", SLICED)) < figures(PLAIN)["fd"] / 10
+
+
+def test_codes_come_near_the_prior():
+    assert max(each("prior_sw2", SLICED)) < 0.03  # floor 0.0115
+    assert figures(PLAIN)["prior_sw2"] > 10
+
+
+def test_reconstruction_pays_less_than_a_third_for_the_prior():
+    errors = each("mse_per_pixel", SLICED)
+    assert max(errors) < 1.3 * figures(PLAIN)["mse_per_pixel"]

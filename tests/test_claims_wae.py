@@ -1,0 +1,47 @@
+"""Claims about the Wasserstein autoencoder, in both forms."""
+
+import pytest
+from claims_support import CLAIM, NULL_SD, PLAIN, each, figures, mean
+from models_support import one_thread  # noqa: F401
+
+pytestmark = CLAIM
+MMD, GAN = "digits_wae_mmd", "digits_wae_gan"
+
+
+@pytest.mark.parametrize(("config", "goal"), [(MMD, 5), (GAN, 3)])
+def test_samples_reach_the_goal(config, goal):
+    assert mean("fd", config) < goal
+
+
+@pytest.mark.parametrize("config", [MMD, GAN])
+def test_samples_beat_those_of_the_plain_autoencoder_and_of_the_vae(config):
+    assert figures(PLAIN)["fd"] > 100
+    assert max(each("fd", config)) < figures("digits_vae")["fd"]
+
+
+def test_mmd_matches_the_prior_at_little_cost():
+    plain = figures(PLAIN)
+    assert plain["prior_mmd"] > 1
+    assert max(each("prior_mmd", MMD)) < 0.03
+    assert max(each("mse_per_pixel", MMD)) < 1.15 * plain["mse_per_pixel"]
+
+
+def test_adversary_brings_the_codes_within_three_sd_of_the_null():
+    assert max(map(abs, each("prior_mmd", GAN))) < 3 * NULL_SD
+
+
+def test_adversary_ends_undecided():
+    assert all(0.45 < accuracy < 0.6 for accuracy in each("val/adversary_accuracy", GAN))
+
+
+def test_a_larger_weight_costs_reconstruction():
+    errors = [figures(MMD, weight=w)["mse_per_pixel"] for w in (3.0, 10.0, 30.0)]
+    assert errors == sorted(errors)
+
+
+def test_log_density_of_the_prior_in_the_score_makes_better_samples():
+    assert figures(GAN, log_prior=True)["fd"] < figures(GAN, log_prior=False)["fd"]
+
+
+def test_pre_training_makes_better_samples():
+    assert figures(MMD, pretrain_steps=200)["fd"] < figures(MMD, pretrain_steps=0)["fd"]
