@@ -6,7 +6,6 @@ terminated. Each but the first is said in one line on stderr. A bug ends in a tr
 
 import argparse
 import importlib
-import logging
 import re
 import sys
 import warnings
@@ -15,8 +14,6 @@ from . import cli
 from .errors import InputError
 from .failures import INTERRUPTED, Failure, is_interrupt
 
-# The device survey and advertisements that Lightning prints as "info"; warnings still show.
-QUIET_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 # Warnings nobody can act on, each with the reason.
 NOT_APPLICABLE = (
     "The '.*_dataloader' does not have many workers",  # the digits lie in memory, batch at a time
@@ -30,8 +27,6 @@ NOT_APPLICABLE = (
 def main(argv=None):
     """Run the command line, that of this process by default; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
-    for name in QUIET_LOGGERS:
-        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         with warnings.catch_warnings():
             for message in NOT_APPLICABLE:

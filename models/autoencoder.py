@@ -5,6 +5,7 @@ import numpy as np
 import torch
 
 from .errors import require
+from .evaluating import evaluating
 from .latent_distance import null_floor, prior_distance
 from .networks import NETWORKS
 from .posterior import Posterior, split
@@ -24,7 +25,8 @@ class Autoencoder(L.LightningModule):
 
     With ``weight=0``, the default of this class, there is no penalty: this is the plain
     autoencoder, the first of the baselines. Prior points, directions and whatever else a penalty
-    draws come from a stream of their own, so every system with weight 0 trains to the same bits.
+    draws come from a stream of their own, so systems with one stage and a deterministic encoder
+    train to the same bits with weight 0.
 
     Args:
         prior: one of models.priors.PRIORS, or "module:function", see models.priors.
@@ -39,6 +41,7 @@ class Autoencoder(L.LightningModule):
 
     penalty_name = "penalty"
     points_name = ""  # what is decoded to sample, where it is not the prior's points themselves
+    distance_name = "sliced W2^2 of the test codes to the prior"  # what prior_distance is
 
     def __init__(
         self,
@@ -60,7 +63,8 @@ class Autoencoder(L.LightningModule):
         # Not logged as well: the run folder's config.yaml says it all.
         self.save_hyperparameters(logger=False)
         self.prior = Prior(prior, latent_dim, prior_scale)
-        self.hparams.prior = self.prior.name  # plain data, also where a function was given
+        # What is used, as plain data, also where a function or None was given.
+        self.hparams.update(prior=self.prior.name, weight=weight)
         heads = 2 if random_encoder else 1
         self.encoder, self.decoder = NETWORKS[network](tuple(shape), heads * latent_dim, latent_dim)
         self._sums = {}
@@ -128,8 +132,9 @@ class Autoencoder(L.LightningModule):
 
     @torch.no_grad()
     def generate(self, points):
-        """Items (n, ...) from prior points (n, d')."""
-        return self.decoder(self.transport(points.to(self.device)))
+        """Items (n, ...) from prior points (n, d'), in evaluation mode."""
+        with evaluating(self):
+            return self.decoder(self.transport(points.to(self.device)))
 
     def sample(self, n, generator=None):
         """Decode n prior points; returns items (n, ...)."""
@@ -144,7 +149,9 @@ class Autoencoder(L.LightningModule):
     def training_step(self, batch, batch_index):
         """The loss of one batch."""
         items, _ = batch
-        generator = stream(STEP, self.global_rank, self.global_step, device=self.device)
+        # The batch too, for several of them make one step where gradients are accumulated.
+        moment = (self.global_rank, self.global_step, batch_index)
+        generator = stream(STEP, *moment, device=self.device)
         losses = self.losses(items, generator)
         # Summed here and logged once an epoch: Lightning's own means cost as much as a small step.
         for key, value in losses.items():
@@ -164,8 +171,10 @@ class Autoencoder(L.LightningModule):
     def configure_optimizers(self):
         """Adam, with one drop of the step size after 60 % of the steps of each stage."""
         groups = self.parameter_groups()
-        # Fused: networks this small spend more time between kernels than in them.
-        optimizer = torch.optim.Adam(groups, lr=self.hparams.lr, betas=(0.5, 0.999), fused=True)
+        # Fused, for networks this small spend more time between kernels than in them; but under
+        # mixed precision Lightning cannot clip the gradients of a fused optimizer.
+        fused = self.trainer.gradient_clip_val is None
+        optimizer = torch.optim.Adam(groups, lr=self.hparams.lr, betas=(0.5, 0.999), fused=fused)
         ends = self.stage_ends(self.trainer.estimated_stepping_batches)
         factors = [StepSize(ends if group.get("drops", True) else [np.inf]) for group in groups]
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 from pathlib import Path
 
@@ -18,6 +19,8 @@ from .data import Items
 from .errors import InputError, require
 
 CONFIG = Path(__file__).parent / "configs" / "sliced_wae.yaml"
+# The device survey and advertisements that Lightning prints as "info"; warnings still show.
+QUIET_LOGGERS = ("lightning.pytorch", "lightning.fabric")
 OTHER_COMMANDS = {
     "sample": "draw from a checkpoint",
     "interpolate": "walk between codes of a checkpoint",
@@ -37,6 +40,8 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, args=None):
+        for name in QUIET_LOGGERS:
+            logging.getLogger(name).setLevel(logging.WARNING)
         super().__init__(
             Autoencoder,
             Items,
@@ -75,10 +80,11 @@ class CLI(LightningCLI):
         parser.set_defaults({"data": {"class_path": "models.data.Digits"}})
         parser.add_argument("--name", type=str, help="Folder of the run (name of the model)")
         parser.add_argument("--runs_dir", default="runs", help="Folder of all runs")
+        parser.add_argument("--features", type=str, help="Of `test`: module:function")
         parser.add_argument("--threads", type=int, default=1, help="CPU threads of torch")
 
     def parse_arguments(self, parser, args):
-        """Parse; a checkpoint brings the settings it was made with, which the others override."""
+        """Parse; a checkpoint brings its model, and other settings that those given override."""
         place = 1 + next((k for k, word in enumerate(args) if word in self.subcommands()), -1)
         self.config = parser.parse_args([*args[:place], *settings_before(args), *args[place:]])
         command = self.config.subcommand
@@ -86,6 +92,9 @@ class CLI(LightningCLI):
         if path is None:
             require(command == "fit", command, "--ckpt_path", "be given", path)
         else:
+            ours = [word for word in args if word.startswith("--model")]
+            condition = "not be given beside --ckpt_path, which brings the model"
+            require(not ours, command, "--model", condition, " ".join(ours))
             self.epochs_done = runs.read_checkpoint(path, "--ckpt_path")["epoch"] + 1
 
     def instantiate_classes(self):
@@ -165,14 +174,23 @@ class CLI(LightningCLI):
     @rank_zero_only
     def after_test(self):
         """Print the full evaluation, and keep it in the run folder that holds the checkpoint."""
-        metrics = evaluation.evaluate(self.model, self.datamodule)
-        print(evaluation.table(metrics))
+        features = self._features()
+        metrics = evaluation.evaluate(self.model, self.datamodule, features=features)
+        print(evaluation.table(metrics, features))
         path = self.config.test.ckpt_path
         folder = runs.run_of(path)
         if folder:
-            text = json.dumps({"ckpt_path": Path(path).name, **metrics}, indent=2)
+            named = {"ckpt_path": Path(path).name, "features": features and features.name}
+            text = json.dumps({**named, **metrics}, indent=2)
             runs.write_whole(folder / "test.json", f"{text}\n".encode())
             print(f"Written to {report.readable(folder / 'test.json')}")
+
+    def _features(self):
+        """The features of ``--features``, else of a classifier of images that have classes."""
+        given, data = self.config.test.features, self.datamodule
+        if given:
+            return evaluation.given_features(given)
+        return evaluation.classifier_features(data) if len(data.shape) == 3 else None
 
 
 def settings_before(args):

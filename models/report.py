@@ -27,7 +27,6 @@ ENCODED = 250  # at a time: large images take much memory on their way through a
 NAMES = {
     "mse_per_pixel": "test squared error per pixel (coordinate)",
     "reconstruction": "test squared error per image (point)",
-    "prior_distance": "sliced W2^2 of the test codes to the prior",
     "loss": "loss on the test items",
 }
 
@@ -48,7 +47,7 @@ def write(folder, model, data, trainer):
     rows = [row for row in history(folder) if row["epochs"] <= trainer.current_epoch]
     write_csv(rows, folder / "metrics.csv")
     shown = draw(folder, model, data, rows)
-    table = summary(rows)
+    table = summary(rows, model)
     text = page(folder, model, data, table, shown)
     (folder / "index.html").write_text(text, encoding="utf-8")
     lines = [f"{'':<52}{'untrained':>11}{'trained':>11}{'floor':>11}"]
@@ -95,24 +94,27 @@ def write_csv(rows, path):
         writer.writerows(rows)
 
 
-def summary(rows):
+def summary(rows, model):
     """Rows (name, untrained, trained, floor) of text, from the first and last evaluation.
 
     Every metric has a row; that of ``x_distance`` shows ``x_floor`` beside it.
     """
     evaluated = [row for row in rows if "val/loss" in row]
+    if not evaluated:
+        return []
+    names = {**NAMES, "prior_distance": model.distance_name}
     first, last = evaluated[0], evaluated[-1]
     untrained = first if first["epochs"] == 0 else {}
     measured = [key.removeprefix("val/") for key in last if key.startswith("val/")]
-    keys = [key for key in NAMES if key in measured]
-    keys += sorted(key for key in measured if key not in NAMES and not key.endswith("_floor"))
+    keys = [key for key in names if key in measured]
+    keys += sorted(key for key in measured if key not in names and not key.endswith("_floor"))
     table = []
     for key in keys:
         prefix = key.removesuffix("_distance")
         floor = last.get(f"val/{prefix}_floor") if prefix != key else None
         values = (untrained.get(f"val/{key}"), last[f"val/{key}"], floor)
         shown = ("" if value is None else f"{value:.4g}" for value in values)
-        table.append((NAMES.get(key, key.replace("_", " ")), *shown))
+        table.append((names.get(key, key.replace("_", " ")), *shown))
     return table
 
 

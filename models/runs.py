@@ -88,7 +88,7 @@ def read_checkpoint(path, argument):
     require(Path(path).is_file(), "models", argument, "be an existing file", repr(str(path)))
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError):
         checkpoint = None
     ok = isinstance(checkpoint, dict) and checkpoint.get("model_class") in SYSTEMS
     condition = f"be a checkpoint of {', '.join(SYSTEMS)}"

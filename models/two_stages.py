@@ -1,10 +1,13 @@
 """A plain autoencoder first, then a law for its codes: what Stacked WAE and latent OT share."""
 
+import math
+
 import torch
 
 from .autoencoder import Autoencoder, squared_error
 from .data.items import in_order
 from .errors import require
+from .evaluating import evaluating
 
 __all__ = ["TwoStages"]
 
@@ -51,15 +54,20 @@ class TwoStages(Autoencoder):
         return self.centre + self.scale * codes
 
     def stage_ends(self, steps):
-        """The first stage ends with its last epoch."""
-        return [self.first_epochs * steps / self.trainer.max_epochs, steps]
+        """The first stage ends with its last epoch; refuses a run that ends before its second."""
+        trainer = self.trainer
+        per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+        end = self.first_epochs * per_epoch
+        condition = f"leave epochs to the second stage, of {steps / per_epoch:g} in all"
+        ok = trainer.fast_dev_run or end < steps
+        require(ok, type(self).__name__, "first_epochs", condition, self.first_epochs)
+        return [end, steps]
 
-    def on_fit_start(self):
-        """Refuse a run that ends before its second stage."""
-        name, planned = type(self).__name__, self.trainer.max_epochs
-        ok = self.trainer.fast_dev_run or planned == -1 or self.first_epochs < planned
-        condition = f"be less than the {planned} epochs of the run"
-        require(ok, name, "first_epochs", condition, self.first_epochs)
+    def on_train_start(self):
+        """Refuse several processes that would wait for gradients of the other stage."""
+        ok = getattr(self.trainer.strategy.model, "find_unused_parameters", True)
+        condition = "be ddp_find_unused_parameters_true, for a stage trains a part of the weights"
+        require(ok, type(self).__name__, "--trainer.strategy", condition, "ddp")
 
     def on_train_epoch_start(self):
         """In the second stage, freeze the first; when it begins, measure the codes."""
@@ -83,7 +91,8 @@ class TwoStages(Autoencoder):
         """Codes (N, d) of all training items, in their order, on every process."""
         data = self.trainer.datamodule
         batches = in_order(data.train, data.workers)
-        return torch.cat([self.encode(items.to(self.device)) for items, _ in batches])
+        with evaluating(self):
+            return torch.cat([self.encode(items.to(self.device)) for items, _ in batches])
 
     def losses(self, items, generator):
         """Of the stage that the run is in."""

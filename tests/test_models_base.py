@@ -33,6 +33,17 @@ def test_digits_split():
     assert torch.equal(Digits().test[:][0], test)
 
 
+def test_every_epoch_has_an_order_of_its_own():
+    sampler, orders = Digits().train_dataloader().sampler, []
+    for seed, epoch in ((0, 0), (0, 1), (1, 0), (0, 0)):
+        torch.manual_seed(seed)
+        sampler.set_epoch(epoch)
+        orders.append(list(sampler))
+    assert all(sorted(order) == list(range(1257)) for order in orders)
+    assert orders[0] == orders[3]
+    assert len({tuple(order) for order in orders}) == 3
+
+
 def test_weight_zero_is_the_plain_autoencoder_bit_for_bit():
     model, _ = trained(sliced(weight=0.0), epochs=2)
 

@@ -12,7 +12,8 @@ import torch
 from models_support import IGNORED, ROOT, call, one_thread  # noqa: F401
 
 from models import cli, evaluation, report, runs
-from models.systems import SlicedWAE
+from models.systems import SYSTEMS, SlicedWAE
+from models.two_stages import TwoStages
 
 pytestmark = IGNORED
 
@@ -131,7 +132,7 @@ def test_checkpoint_brings_its_data(folder, tmp_path, monkeypatch):
     assert call("validate", f"--ckpt_path={moved}", "--data.batch_size", 30)[0] == 0
     state |= {"data_class": "EightGaussians", "datamodule_hyper_parameters": {"n_train": 500}}
     torch.save(state, moved)
-    assert call("validate", "--ckpt_path", moved, "--model.network", "mlp")[0] == 0
+    assert call("validate", "--ckpt_path", moved)[0] == 0
     assert call("validate", "--ckpt_path", moved, "--data", "Digits")[0] == 0
     names = [(type(data).__name__, data.batch_size) for data in seen[:2]]
     assert names == [("Digits", 70), ("Digits", 30)]
@@ -255,3 +256,19 @@ def test_a_new_run_never_enters_an_old_folder(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a-2").mkdir()
     assert runs.unused(tmp_path, "a") == tmp_path / "a-3"
+
+
+@pytest.mark.parametrize("name", sorted(SYSTEMS))
+def test_every_system_trains_from_its_own_defaults(name, call, tmp_path):
+    first = ["--model.first_epochs", "1"] if issubclass(SYSTEMS[name], TwoStages) else []
+    code, _, err = call(
+        "fit", "--model", name, *first, "--trainer.max_epochs", "2", "--runs_dir", tmp_path
+    )
+    assert (code, err) == (0, "")
+
+
+def test_model_options_beside_a_checkpoint_are_refused(folder, call):
+    ckpt = folder / "checkpoints" / "last.ckpt"
+    code, _, err = call("fit", "--ckpt_path", ckpt, "--model.lr", "0.1")
+    assert code == 2
+    assert "fit: --model must not be given beside --ckpt_path" in err

@@ -44,7 +44,7 @@ def test_epochs_rescale_the_first_stage_and_arch_replaces_the_network(tmp_path):
     ) == 0  # fmt: skip
 
 
-@pytest.mark.parametrize(("epochs", "interval"), [(350, 70), (20, 4), (7, 1), (1, 1), (12, 2)])
+@pytest.mark.parametrize(("epochs", "interval"), [(500, 100), (20, 4), (27, 3), (11, 1), (1, 1)])
 def test_the_last_epoch_is_evaluated(epochs, interval, tmp_path):
     write_config(tmp_path, "x_a", "SlicedWAE", 10.0)
     (only,) = plan.jobs(parsed("--data", "x", "--configs", tmp_path, "--seeds", 1), epochs)

@@ -4,6 +4,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from models_cases import few_digits
 from models_support import IGNORED, build, one_thread, trained  # noqa: F401
 
 from models import runs
@@ -63,6 +64,18 @@ def test_resumed_training_equals_uninterrupted_training(mode, done, tmp_path):
     assert same(weights(whole, ("",)), weights(loaded, ("",)))
     points = randn(10, 2).float()
     assert torch.equal(loaded.transport(points), whole.eval().transport(points))
+
+
+def test_second_stage_begins_once():
+    class Counted(LatentOT):
+        begun = 0
+
+        def begin_second_stage(self, codes):
+            self.begun += 1
+            super().begin_second_stage(codes)
+
+    model, _ = trained(build(Counted, first_epochs=1, **TINY), 4, data=few_digits())
+    assert model.begun == 1
 
 
 @pytest.mark.parametrize("mode", MODES)

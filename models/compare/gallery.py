@@ -39,7 +39,8 @@ def _decoded(models, data, n):
     """{title: n decoded codes} of every row; the noise is the same for all."""
     items = {}
     for row, model in models:
-        train = torch.cat([model.encode(x) for x, _ in in_order(data.train)])
+        needed = row.law != "prior"
+        train = torch.cat([model.encode(x) for x, _ in in_order(data.train)]) if needed else None
         codes = LAWS[row.law](model, train, n, torch.Generator().manual_seed(SEED))
         items[row.title] = model.decoder(codes)
     return items

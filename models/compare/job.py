@@ -42,7 +42,8 @@ def finished(job):
     """The result of an earlier job with the same settings, or None."""
     for path in sorted((job.out / "runs").glob(f"{job.name}*/{RESULT}")):
         result = json.loads(path.read_text(encoding="utf-8"))
-        if result["settings"] == job.settings:
+        result["folder"] = str(path.parent)  # the comparison may have been moved
+        if result["settings"] == job.settings and checkpoint_of(result).is_file():
             return result
     return None
 

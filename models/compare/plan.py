@@ -134,7 +134,7 @@ def _arguments(path, seed, epochs, options):
     first = config["model"]["init_args"].get("first_epochs", 0)
     if first:
         share = first / config["trainer"]["max_epochs"]
-        overrides["model.first_epochs"] = max(1, round(share * epochs))
+        overrides["model.first_epochs"] = min(max(1, round(share * epochs)), epochs - 1)
     return tuple(text for key, value in overrides.items() for text in (f"--{key}", str(value)))
 
 

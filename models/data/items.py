@@ -15,8 +15,8 @@ EVALUATION_BATCH = 1000
 class Items(L.LightningDataModule):
     """Datasets ``train`` and ``test`` of (item, label), always split in the same way.
 
-    The test items serve as validation set too: nothing but the choice of the ``best`` checkpoint
-    depends on them.
+    The test items serve as validation set too: the choice of the ``best`` checkpoint depends on
+    them, and so do some settings of models/configs, which say so.
 
     Args:
         train: dataset of (item, label).

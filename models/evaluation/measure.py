@@ -1,19 +1,18 @@
 """All figures of one trained model."""
 
-from contextlib import contextmanager
-
 import numpy as np
 import torch
 
 from ..data import EightGaussians
 from ..errors import require
+from ..evaluating import evaluating
 from ..modes import mode_figures
 from .classifier import classifier_features
 from .codes import distances, prior_distances
 from .features import in_batches
 from .images import confidence, effective_classes, frechet, sharpness
 from .laws import LAWS
-from .neighbours import knn_accuracy, two_sample_accuracy
+from .neighbours import knn_accuracy, nearest_distance, two_sample_accuracy
 from .survey import of_items, some_items
 
 __all__ = ["evaluate"]
@@ -49,7 +48,7 @@ def evaluate(model, data, *, law="prior", features=None, seed=0, n_samples=2000)
     features = (features or classifier_features(data)) if is_image else None
     # A stream for each purpose: what does not depend on the law is the same beside every law.
     noise, drawn, subsets = _streams(seed, (model.device, "cpu", "cpu"))
-    with _evaluating(model):
+    with evaluating(model):
         test, train = (
             of_items(model, part, noise, features, data.workers) for part in (data.test, data.train)
         )
@@ -76,18 +75,6 @@ def _streams(seed, devices):
     seeds = np.random.SeedSequence(seed).generate_state(len(devices), np.uint64)
     pairs = zip(devices, seeds.tolist(), strict=True)
     return [torch.Generator(device).manual_seed(s) for device, s in pairs]
-
-
-@contextmanager
-def _evaluating(model):
-    """The model in evaluation mode, and back in the modes that its modules were in."""
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
 
 
 def _decoder(model):
@@ -144,7 +131,12 @@ def _of_codes(codes, test, train, generator):
         for part in (test, train)
     )
     test_codes, train_codes = picked
-    return _named("code", distances(test_codes, codes[:n]), distances(test_codes, train_codes))
+    unit = (test["code"] - test["code"].mean(0)).square().mean().sqrt()
+    return {
+        **_named("code", distances(test_codes, codes[:n]), distances(test_codes, train_codes)),
+        "code_nearest": nearest_distance(codes[:n] / unit, train["code"] / unit),
+        "code_nearest_test": nearest_distance(test_codes / unit, train["code"] / unit),
+    }
 
 
 def _named(what, figures, references):

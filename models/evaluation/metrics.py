@@ -123,6 +123,13 @@ METRICS = {
     "code_gw2_train": _reference(
         "codes, Gaussian W2^2, train", "scale^2", "test codes to training codes", ".3f"
     ),
+    "code_nearest": Metric(
+        "nearest training code", "scale", "none",
+        f"median distance of what is decoded to it; {CODE_UNITS}", ".3f", "code_nearest_test",
+    ),
+    "code_nearest_test": _reference(
+        "nearest training code, test", "scale", "median distance of a test code to it", ".3f"
+    ),
     "prior_mmd": Metric(
         "codes to prior, MMD^2", "", "low", "in the prior's units; 0 is the mean of a match", ".4f"
     ),

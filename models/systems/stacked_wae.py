@@ -50,6 +50,7 @@ class StackedWAE(TwoStages):
     """
 
     points_name = "decoded points of the second-level prior"
+    distance_name = "sliced W2^2 of the second-level test codes to the prior"
 
     def __init__(
         self,

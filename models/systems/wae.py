@@ -28,7 +28,8 @@ class WAE(Autoencoder):
 
     "gan" trains an adversary beside the autoencoder, on codes and prior points alone. Both take
     their step from the same state, where the paper alternates. The adversary's objective too is
-    multiplied by ``weight``, which Adam does not notice.
+    multiplied by ``weight``, which Adam does not notice. ``val/loss`` is against an adversary that
+    moves, so the ``best`` checkpoint of this form means little.
 
     Args:
         form: "mmd" or "gan".
@@ -104,6 +105,11 @@ class WAE(Autoencoder):
         if self.form == "gan":
             penalties["adversary"] = self.adversary.loss(codes, points)
         return penalties
+
+    def objective_text(self):
+        """As for any system; the adversary's own loss is no part of what the encoder is charged."""
+        text = super().objective_text()
+        return text if self.adversary is None else f"{text}; the adversary learns beside it"
 
     def evaluate(self, posterior, errors):
         """With the share of codes and independent prior points that the adversary tells apart."""
