@@ -18,7 +18,7 @@ compare: $(VENV)/models.done
 
 # What the papers claim, tested with full training.
 claims: $(VENV)/dev.done
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m training -n $(TESTERS) --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m training -n $(TESTERS) --dist loadfile
 
 # As many processes as TESTERS says, each with one thread: threads of several would wait for each other.
 test: $(VENV)/dev.done

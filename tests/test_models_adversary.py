@@ -134,6 +134,14 @@ def test_losses_of_a_batch():
     torch.testing.assert_close(heavy["loss"], expected)
 
 
+def test_test_loss_is_what_the_encoder_pays():
+    model, items = wae("gan", weight=3.0).eval(), Digits().test[:20][0]
+    errors = torch.rand(20)
+    posterior = model.posterior(items)
+    expected = errors.mean() + 3 * model.adversary.encoder_loss(posterior.mean)
+    torch.testing.assert_close(model.evaluate(posterior, errors)["loss"], expected)
+
+
 def test_adversarial_losses_do_not_depend_on_batch_size(adversary, codes, points):
     twice, doubled = codes.repeat(2, 1), points.repeat(2, 1)
     torch.testing.assert_close(adversary.encoder_loss(twice), adversary.encoder_loss(codes))

@@ -66,6 +66,18 @@ def test_weight_zero_is_the_plain_autoencoder_bit_for_bit():
         assert torch.equal(parameter, plain.get_parameter(name)), name
 
 
+def test_terms_are_means_over_the_steps_of_an_epoch():
+    class Losses(L.Callback):
+        seen = []
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, index):
+            self.seen.append(outputs["loss"])
+
+    _, metrics = trained(sliced(), epochs=2, callbacks=[Losses()])
+    expected = torch.stack(Losses.seen).unflatten(0, (2, -1)).mean(1)[1]
+    torch.testing.assert_close(metrics["train/loss"], expected)
+
+
 def test_penalty_changes_no_batch_and_no_global_draw():
     class Recorder(L.Callback):
         def on_train_batch_start(self, trainer, module, batch, index):

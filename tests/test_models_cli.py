@@ -111,6 +111,7 @@ def test_test_writes_the_full_evaluation(folder):
     assert (code, err) == (0, "")
     written = json.loads((folder / "test.json").read_text())
     assert written.pop("ckpt_path") == "best.ckpt"
+    assert written.pop("features").startswith("digits classifier")
     model, data = (f(folder / "checkpoints" / "best.ckpt") for f in (runs.load, runs.load_data))
     assert written == pytest.approx(evaluation.evaluate(model, data))
     assert written["fd"] > written["fd_train"] > 0
@@ -259,7 +260,7 @@ def test_a_new_run_never_enters_an_old_folder(tmp_path):
 
 
 @pytest.mark.parametrize("name", sorted(SYSTEMS))
-def test_every_system_trains_from_its_own_defaults(name, call, tmp_path):
+def test_every_system_trains_from_its_own_defaults(name, tmp_path):
     first = ["--model.first_epochs", "1"] if issubclass(SYSTEMS[name], TwoStages) else []
     code, _, err = call(
         "fit", "--model", name, *first, "--trainer.max_epochs", "2", "--runs_dir", tmp_path
@@ -267,7 +268,7 @@ def test_every_system_trains_from_its_own_defaults(name, call, tmp_path):
     assert (code, err) == (0, "")
 
 
-def test_model_options_beside_a_checkpoint_are_refused(folder, call):
+def test_model_options_beside_a_checkpoint_are_refused(folder):
     ckpt = folder / "checkpoints" / "last.ckpt"
     code, _, err = call("fit", "--ckpt_path", ckpt, "--model.lr", "0.1")
     assert code == 2

@@ -66,7 +66,7 @@ def test_resumed_training_equals_uninterrupted_training(mode, done, tmp_path):
     assert torch.equal(loaded.transport(points), whole.eval().transport(points))
 
 
-def test_second_stage_begins_once():
+def test_second_stage_begins_once_and_finds_the_first_at_rest():
     class Counted(LatentOT):
         begun = 0
 
@@ -74,8 +74,16 @@ def test_second_stage_begins_once():
             self.begun += 1
             super().begin_second_stage(codes)
 
-    model, _ = trained(build(Counted, first_epochs=1, **TINY), 4, data=few_digits())
+    class Modes(L.Callback):
+        seen = []
+
+        def on_train_batch_start(self, trainer, module, batch, index):
+            if index == 0:
+                self.seen.append((module.encoder.training, module.decoder.training))
+
+    model, _ = trained(build(Counted, first_epochs=1, **TINY), 4, [Modes()], few_digits())
     assert model.begun == 1
+    assert Modes.seen == [(True, True), *3 * [(False, False)]]
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -166,7 +166,7 @@ def test_table_has_every_metric_and_its_floor():
         "epochs": 3, "val/loss": 1.0, "val/prior_distance": 0.3, "val/prior_floor": 0.1,
         "val/accuracy": 0.5, "val/gaussian_distance": 0.7, "val/gaussian_floor": 0.05,
     }  # fmt: skip
-    table = {name: row for name, *row in report.summary([ROWS[0], last])}
+    table = {name: row for name, *row in report.summary([ROWS[0], last], Autoencoder())}
     assert table == {
         "sliced W2^2 of the test codes to the prior": ["1", "0.3", "0.1"],
         "loss on the test items": ["5", "1", ""],

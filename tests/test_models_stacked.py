@@ -293,5 +293,5 @@ def test_unbiased_mmd_of_one_item_is_refused():
 
 
 def test_run_that_ends_before_its_second_stage_is_refused():
-    with pytest.raises(InputError, match="first_epochs must leave epochs to the second stage, of 2 in all"):
+    with pytest.raises(InputError, match="must leave epochs to the second stage, of 2 in"):
         trained(small(first_epochs=2), epochs=2)

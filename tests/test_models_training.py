@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from models_cases import CASES, assert_equal, few_digits, in_stages, model, read_rows, run
+from models_cases import CASES, SWITCH, assert_equal, few_digits, in_stages, model, read_rows, run
 from models_support import IGNORED, ROOT, one_thread  # noqa: F401
 
 pytestmark = [
@@ -36,7 +36,11 @@ def test_bf16_mixed_trains_as_single_precision_does(case):
     system, _ = run(case, callbacks=[mixed], trainer={"precision": "bf16-mixed"})
     run(case, callbacks=[single])
     assert mixed.dtypes - single.dtypes == {torch.bfloat16}
-    assert mixed.means == pytest.approx(single.means, rel=0.01)
+    # An optimal matching is sensitive: single precision itself, with the encoder of LatentOT moved
+    # by 2^-9 of its weights before the second stage, ends up to 2.5 % away (five draws).
+    rel = 0.05 if case == "LatentOT" else 0.01
+    assert mixed.means[:SWITCH] == pytest.approx(single.means[:SWITCH], rel=0.01)
+    assert mixed.means[SWITCH:] == pytest.approx(single.means[SWITCH:], rel=rel)
     assert mixed.means[1] < mixed.means[0]
     for name, parameter in system.named_parameters():
         assert parameter.dtype == torch.float32, name
