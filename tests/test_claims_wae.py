@@ -9,7 +9,7 @@ MMD, GAN = "digits_wae_mmd", "digits_wae_gan"
 
 
 @pytest.mark.xfail(
-    strict=True, reason="measured: 4.80, 6.07 and 6.25 with seeds 0, 1 and 2, mean 5.71"
+    strict=True, reason="measured: 8.27, 6.07 and 6.25 with seeds 0, 1 and 2, mean 6.86"
 )
 def test_samples_of_mmd_reach_the_goal():
     assert mean("fd", MMD) < 5
@@ -36,7 +36,7 @@ def test_adversary_brings_the_codes_within_three_sd_of_the_null():
     assert max(map(abs, each("prior_mmd", GAN))) < 3 * NULL_SD
 
 
-@pytest.mark.xfail(strict=True, reason="measured: 0.611 with seed 0")
+@pytest.mark.xfail(strict=True, reason="measured: 0.611 and 0.594 with seeds 0 and 2")
 def test_adversary_ends_undecided():
     assert all(0.45 < accuracy < 0.6 for accuracy in each("val/adversary_accuracy", GAN))
 
