@@ -12,6 +12,14 @@ from otkernels import mmd, wae_bandwidths
 
 pytestmark = CLAIM
 SEQUENTIAL, JOINT = "digits_stacked_wae", "digits_stacked_wae_joint"
+
+
+def missed_by_sequential(measured):
+    """Both schedules, of which one is known to fail."""
+    fails = pytest.mark.xfail(strict=True, reason=measured)
+    return pytest.mark.parametrize("config", [pytest.param(SEQUENTIAL, marks=fails), JOINT])
+
+
 both_schedules = pytest.mark.parametrize("config", [SEQUENTIAL, JOINT])
 
 
