@@ -56,6 +56,7 @@ class TwoStages(Autoencoder):
     def stage_ends(self, steps):
         """The first stage ends with its last epoch; refuses a run that ends before its second."""
         trainer = self.trainer
+        trainer.fit_loop.setup_data()  # a run that is limited in steps alone has not counted them
         per_epoch = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
         end = self.first_epochs * per_epoch
         condition = f"leave epochs to the second stage, of {steps / per_epoch:g} in all"

@@ -147,3 +147,23 @@ def test_prior_distance_does_not_reuse_the_noise_of_random_codes():
     posterior = Posterior(torch.zeros(540, 8), torch.ones(540, 8))
     metrics = model.evaluate(posterior, torch.zeros(540))
     assert metrics["prior_distance"] > metrics["prior_floor"] / 2
+
+
+def test_batches_that_make_one_step_draw_points_of_their_own():
+    class Recorder(SlicedWAE):
+        seen = ()
+
+        def penalty(self, codes, points, generator):
+            self.seen = (*self.seen, float(points.sum()))
+            return super().penalty(codes, points, generator)
+
+    model = build(Recorder)
+    trained(model, epochs=1, trainer={"accumulate_grad_batches": 4, "limit_val_batches": 0})
+    assert len(set(model.seen)) == len(model.seen) == 12
+
+
+def test_gradients_are_clipped_under_mixed_precision():
+    options = {"precision": "bf16-mixed", "gradient_clip_val": 1.0}
+    model, metrics = trained(sliced(), epochs=1, trainer=options)
+    assert metrics["val/loss"].isfinite()
+    assert all(p.dtype == torch.float32 for p in model.parameters())

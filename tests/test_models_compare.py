@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import matplotlib.image
@@ -186,3 +187,18 @@ def test_workers_give_what_this_process_gives(compared, configs, tmp_path):
     assert result["metrics"] == here["metrics"]
     assert result["settings"] == here["settings"]
     assert (tmp_path / "runs" / first.name / "index.html").is_file()
+
+
+def test_a_comparison_that_was_moved_is_reused_and_one_without_checkpoint_is_not(
+    compared, configs, tmp_path
+):
+    out, _ = compared
+    moved = tmp_path / "moved"
+    shutil.copytree(out, moved)
+    options = command.parse(arguments(configs, moved, "--systems", "sliced_wae"))
+    first, second = plan.jobs(options, 2)
+    checkpoint = job.checkpoint_of(job.finished(first))
+    assert checkpoint.is_relative_to(moved)
+    checkpoint.unlink()
+    assert job.finished(first) is None
+    assert job.finished(second) is not None
