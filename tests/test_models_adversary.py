@@ -4,22 +4,13 @@ import pytest
 import torch
 from models_support import IGNORED, ROOT, build, call, one_thread, trained  # noqa: F401
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+from wae_cases import randn, wae
 
 from models.adversary import Adversary
 from models.data import Digits
 from models.posterior import Posterior
-from models.systems import WAE
 
 pytestmark = IGNORED
-
-
-def wae(form="mmd", seed=0, **settings):
-    small = {"adversary_width": 16} if form == "gan" else {}
-    return build(WAE, seed, form=form, **{**small, **settings})
-
-
-def randn(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 @pytest.fixture

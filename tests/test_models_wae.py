@@ -7,6 +7,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from models_support import IGNORED, ROOT, build, call, one_thread, trained  # noqa: F401
+from wae_cases import randn, wae
 
 from models.autoencoder import Autoencoder
 from models.errors import InputError
@@ -18,15 +19,6 @@ from otkernels import mmd, wae_bandwidths
 pytestmark = IGNORED
 
 FORMS = ("mmd", "gan")
-
-
-def wae(form="mmd", seed=0, **settings):
-    small = {"adversary_width": 16} if form == "gan" else {}
-    return build(WAE, seed, form=form, **{**small, **settings})
-
-
-def randn(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
 
 
 def is_equal(one, other):

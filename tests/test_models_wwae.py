@@ -3,6 +3,7 @@
 import pytest
 import torch
 from models_support import IGNORED, build, call, one_thread, trained  # noqa: F401
+from wwae_cases import cloud, penalty, randn, random_posterior
 
 import otkernels
 from models.data import Digits
@@ -12,25 +13,6 @@ from models.systems import WWAE
 from models.systems.wwae import code_moments, gaussian_distance, prior_moments
 
 pytestmark = IGNORED
-
-
-def randn(*shape, seed=0, dtype=torch.float32):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def cloud(n=200, d=8, seed=0):
-    """Points with a mean and correlations of their own."""
-    return randn(n, d, seed=seed) @ (torch.eye(d) + 0.3 * randn(d, d, seed=9)) + 0.5
-
-
-def random_posterior(n=200, d=8, seed=0):
-    return Posterior(cloud(n, d, seed), 0.1 + randn(n, d, seed=seed + 1).square())
-
-
-def penalty(model, posterior, codes=None, points=None):
-    """What the model charges, in float32."""
-    codes = posterior.mean if codes is None else codes
-    return model.penalties(posterior, codes, points, None)["penalty"]
 
 
 # --- the penalty --------------------------------------------------------------------------------
