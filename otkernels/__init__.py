@@ -3,6 +3,7 @@
 from ._version import __version__
 from .bandwidth import median_bandwidth, wae_bandwidths
 from .bures import BuresInfo, bures_wasserstein, bures_wasserstein_with_info
+from .frequencies import sample_frequencies
 from .gaussian import (
     gaussian_wasserstein,
     gaussian_wasserstein_to_normal,
@@ -23,11 +24,7 @@ from .mmd import energy_distance, mmd
 from .mmd_blocks import MMDBlocks, mmd_blocks
 from .moments import mean_cov
 from .projections import sample_projections
-from .random_features import (
-    mmd_random_features,
-    random_fourier_features,
-    sample_frequencies,
-)
+from .random_features import mmd_random_features, random_fourier_features
 from .sliced import sliced_wasserstein, wasserstein_1d
 from .sliced_info import SlicedWassersteinInfo, sliced_wasserstein_with_info
 from .sliced_to_normal import sliced_wasserstein_to_normal

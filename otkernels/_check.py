@@ -7,13 +7,16 @@ lengths on the CPU.
 
 import math
 import numbers
+from typing import get_args
 
 import torch
 
+from ._types import Impl, Reduction
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-REDUCTIONS = ("none", "mean", "sum")
-IMPLS = ("torch", "cpu", "triton")
+REDUCTIONS = get_args(Reduction)
+IMPLS = get_args(Impl)
 
 
 def message(function, argument, condition, got):
@@ -62,18 +65,20 @@ def broadcastable(function, argument, shape, batch, of):
         raise ValueError(message(function, argument, condition, tuple(shape))) from None
 
 
-def cloud(function, argument, value):
-    """A point cloud (..., N, D), not empty."""
+def cloud(function, argument, value, least=1):
+    """A point cloud (..., N, D) with at least so many points, and one feature."""
     floating(function, argument, value)
     shape = tuple(value.shape)
     require(len(shape) >= 2, function, argument, "have shape (..., N, D)", shape)
-    require(0 not in shape[-2:], function, argument, "have at least one point and feature", shape)
+    condition = "have at least one point and feature" if least else "have at least one feature"
+    ok = shape[-2] >= least and shape[-1] > 0
+    require(ok, function, argument, condition, shape)
 
 
-def clouds(function, x, y):
-    """Two point clouds (..., N, D) and (..., M, D): tensors of one kind, not empty."""
-    cloud(function, "x", x)
-    cloud(function, "y", y)
+def clouds(function, x, y, least=1):
+    """Two point clouds (..., N, D) and (..., M, D): tensors of one kind, see :func:`cloud`."""
+    cloud(function, "x", x, least)
+    cloud(function, "y", y, least)
     same_kind(function, x, y, ("x", "y"))
     d = x.shape[-1]
     require(y.shape[-1] == d, function, "y", f"have x's {d} features", tuple(y.shape))
@@ -93,8 +98,9 @@ def weights(function, argument, value, n, points, of):
     """Weights (..., n) for ``points``, which are named ``of``."""
     floating(function, argument, value)
     ok = value.dim() >= 1 and value.shape[-1] == n
-    condition = f"have shape (..., {n}), one weight a point of {of}"
-    require(ok, function, argument, condition, tuple(value.shape))
+    if not ok:  # only now: a message that names n would make torch.compile take n for fixed
+        condition = f"have shape (..., {n}), one weight a point of {of}"
+        raise ValueError(message(function, argument, condition, tuple(value.shape)))
     same = value.device == points.device
     require(same, function, argument, f"be on {of}'s device {points.device}", value.device)
 

@@ -70,29 +70,52 @@ def discrepancy(
         fast: permit half-precision products.
         impl: "torch", "cpu" or "triton".
     """
-    profile = KERNELS[kernel].profile
-    batch = x.shape[:-2]
-    if profile == "polynomial" and not unbiased:
+    if kernel == "polynomial" and not unbiased:
         # Pairs of different points and diagonal have large gradients that cancel: half types would
         # round each of them.
         x, y = (t.to(_ops.accumulation_dtype(t.dtype)) for t in (x, y))
-    rates = rates.expand(*batch, rates.shape[-1])
     coefficients = _coefficients(x, a, b, y.shape[-2]) if unbiased else None
+    options = {"kernel": kernel, "terms": terms, "counts": counts, "fast": fast, "impl": impl}
+    value = pair_sums(x, y, a, b, rates, coefficients=coefficients, **options)
+    if not unbiased:
+        for points, masses, wanted in zip((x, y), (a, b), terms, strict=False):
+            if wanted:
+                value = value + diagonal_sum(points, masses, rates, kernel)
+    return nan_everywhere(value)
+
+
+def pair_sums(
+    x,
+    y,
+    a,
+    b,
+    rates,
+    *,
+    kernel,
+    coefficients=None,
+    terms=ALL_TERMS,
+    counts=(None, None),
+    fast=False,
+    impl="torch",
+):
+    """Kernel sums over pairs of different points, combined: (*batch), float64.
+
+    Args as those of :func:`discrepancy`; ``coefficients (*batch, 3)`` of the sums xx, yy, xy are
+    1, 1, -2 if None.
+    """
+    profile = KERNELS[kernel].profile
+    rates = rates.expand(*x.shape[:-2], rates.shape[-1])
     if impl == "torch":
         value = _definition(x, y, a, b, coefficients, rates, profile, terms)
     else:
         tensors = x, y, a, b, coefficients
         options = rates, *counts, profile, list(terms), fast
         value, _ = _ops.value_and_grad(_OPS[impl], tensors, *options)
-    if not unbiased:
-        for points, masses, wanted in zip((x, y), (a, b), terms, strict=False):
-            if wanted:
-                value = value + _diagonal(points, masses, rates, profile)
     # Most kernels are 0 at infinity, so a point that is infinite, or whose square is, would pass
     # for one that is far away.
     for points in (x, y):
         value = value + (points.detach().to(rates.dtype).square() * 0).sum((-2, -1))
-    return nan_everywhere(value)
+    return value
 
 
 def _definition(x, y, a, b, coefficients, rates, profile, terms):
@@ -123,9 +146,9 @@ def _sum(matrix, a, b):
     return (rows * a).sum(-1)
 
 
-def _diagonal(points, masses, rates, profile):
+def diagonal_sum(points, masses, rates, kernel):
     """Sum of mass^2 k(point, point): (...), float64."""
-    own = diagonal(profile, points.to(rates.dtype), rates).double()
+    own = diagonal(KERNELS[kernel].profile, points.to(rates.dtype), rates).double()
     if masses is None:
         return own.sum(-1) / own.shape[-1] ** 2
     return (own * masses.square()).sum(-1)

@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import torch
 
+from ._products import product
+
 
 class Kernel(NamedTuple):
     """A profile, and how its rate comes from a bandwidth: factor / s^2; None takes none."""
@@ -56,7 +58,7 @@ def kernel_matrix(profile, x, y, rates):
     ``rates (..., K)``. Distances are summed squares of differences, exact wherever the points lie.
     """
     if profile == "polynomial":
-        u = x @ y.mT
+        u = product(x, y.mT)
     else:
         u = (x[..., :, None, :] - y[..., None, :, :]).square().sum(-1)
     return summed(profile, u, rates[..., None, None, :])

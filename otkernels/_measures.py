@@ -62,8 +62,18 @@ class Measures:
     def point_sets(self):
         """Both sets with the whole batch, and 0 for whatever the padding holds."""
         for k, points in enumerate(self.given):
-            kept = self._counting(points, k, self.points)
-            yield kept.expand(*self.batch, *points.shape[self.points :])
+            yield self.own_points(k).expand(*self.batch, *points.shape[self.points :])
+
+    def own_points(self, k):
+        """Set k on its own batch, with 0 for whatever the padding holds."""
+        return self._counting(self.given[k], k, self.points)
+
+    def own_weights(self, k):
+        """Weights (..., N) of set k, not normalised, 0 for the padding; 1 each where not given."""
+        weights = self.weights[k]
+        if weights is None:
+            weights = torch.ones(self.sizes[k], dtype=torch.float64, device=self.given[k].device)
+        return self._counting(weights, k, -1)
 
     def masses(self):
         """Masses (*batch, N) and (*batch, M), float64 and of total one; None and None if uniform.
@@ -75,10 +85,7 @@ class Measures:
         return self._mass(0), self._mass(1)
 
     def _mass(self, k):
-        n, weights = self.sizes[k], self.weights[k]
-        if weights is None:
-            weights = torch.ones(n, dtype=torch.float64, device=self.given[0].device)
-        return normalised(self._counting(weights, k, -1)).expand(*self.batch, n)
+        return normalised(self.own_weights(k)).expand(*self.batch, self.sizes[k])
 
     def weighed(self):
         """Points, float64, and masses of both sides."""
@@ -114,10 +121,10 @@ def _any(*tensors):
     return any(t is not None for t in tensors)
 
 
-def normalised(weights):
-    """Weights as masses of total one; NaN for all, where one is negative or none is positive."""
+def normalised(weights, total=None):
+    """Weights over their total (..., 1); NaN for all, where one is negative or none is positive."""
     weights = weights.double()
-    total = weights.sum(-1, keepdim=True)
+    total = weights.sum(-1, keepdim=True) if total is None else total
     ok = (weights >= 0).all(-1, keepdim=True) & (total > 0) & total.isfinite()
     return weights / torch.where(ok, total, torch.nan)
 

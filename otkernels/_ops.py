@@ -6,6 +6,7 @@ autograd.Function around it whose backward only scales the stored gradient.
 """
 
 import contextlib
+import functools
 import importlib
 import importlib.util
 import os
@@ -61,6 +62,14 @@ def choose_impl(function, impl, device):
     return impl
 
 
+def stream(generator):
+    """The ``generator=`` of torch's draws, left out where it is None.
+
+    torch refuses ``generator=None`` with sizes that torch.compile varies.
+    """
+    return {} if generator is None else {"generator": generator}
+
+
 def without_autocast(device):
     """A context in which autocast does not lower the precision of our own arithmetic."""
     kind = device.type
@@ -84,8 +93,10 @@ def register(name, schema, launcher, fake):
     def launch(first, *args):
         run = getattr(importlib.import_module(f"otkernels.{module}"), function)
         # Triton launches on the current device, which need not be that of the tensors.
-        with torch.cuda.device(first.device) if first.is_cuda else contextlib.nullcontext():
-            return run(first, *args)
+        on_device = torch.cuda.device(first.device) if first.is_cuda else contextlib.nullcontext()
+        with on_device, torch.no_grad():
+            results = run(first, *args)
+        return _values_only(results, (first, *args)) if torch.is_grad_enabled() else results
 
     qualified = f"otkernels::{name}"
     torch.library.define(qualified, schema)
@@ -104,6 +115,19 @@ def register(name, schema, launcher, fake):
 
     torch.library.register_vmap(qualified, batched)
     return op
+
+
+def _values_only(results, args):
+    """Results of a launcher, whose gradient is refused to who calls the operator by itself.
+
+    That is who runs an exported program, in which no autograd.Function is left.
+    """
+    at = [t for t in args if isinstance(t, torch.Tensor) and t.requires_grad]
+    if not at:
+        return results
+    if isinstance(results, torch.Tensor):
+        return first_order(results, *at, refusal=_VALUES_ONLY)
+    return tuple(first_order(t, *at, refusal=_VALUES_ONLY) for t in results)
 
 
 def _to_front(tensor, dim, size):
@@ -125,7 +149,7 @@ def value_and_grad(op, tensors, *args):
     if not any(needs):
         value, *details = op(*tensors, *args, needs)[: -len(tensors)]
         return value, tuple(details)
-    value, *details = _ValueAndGrad.apply(op, args, needs, *tensors)[: -len(tensors)]
+    value, *details = call(_ValueAndGrad, op, args, needs, *tensors)[: -len(tensors)]
     # A copy, because backward needs the value: users may change theirs in place.
     return value.clone(), tuple(details)
 
@@ -135,11 +159,29 @@ def refuse_tangents(tensors):
     if forward_ad._current_level >= 0 and any(
         t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors
     ):
-        raise NotImplementedError(
-            "otkernels: impl='cpu' and impl='triton' have no forward-mode derivatives. "
-            "Use impl='torch' (sliced losses, kernel losses and moments have them there) or "
-            "reverse mode."
-        )
+        no_tangents()
+
+
+def call(function, *args, jvp=None):
+    """``function.apply(*args)``, an autograd.Function that refuses forward mode by name."""
+    # Dynamo traces no Function that has a jvp of its own, and no forward mode either.
+    if not torch.compiler.is_compiling():
+        function = _refusing(function, jvp or no_tangents)
+    return function.apply(*args)
+
+
+@functools.cache
+def _refusing(function, jvp):
+    return type(function)(function.__name__, (function,), {"jvp": staticmethod(jvp)})
+
+
+def no_tangents(*_):
+    """Refuse forward mode; also as the ``jvp`` of functions, below which reverse mode runs."""
+    raise NotImplementedError(
+        "otkernels: impl='cpu' and impl='triton' have no forward-mode derivatives. "
+        "Use impl='torch' (sliced losses, kernel losses and moments have them there) or "
+        "reverse mode."
+    )
 
 
 def needs_grad(tensor):
@@ -200,9 +242,19 @@ def _scale(grad, grad_out, dtype):
     return (grad * grad_out.reshape(shape).to(grad.dtype)).to(dtype)
 
 
-def first_order(grad, *at):
+_VALUES_ONLY = (
+    "an exported program has values and no gradients with impl='cpu' and impl='triton'. "
+    "Train with the module that was exported."
+)
+_FAST_FORMS = (
+    "impl='cpu' and impl='triton' have first derivatives only. "
+    "Use impl='torch' where a second derivative is needed."
+)
+
+
+def first_order(grad, *at, refusal=_FAST_FORMS):
     """A gradient taken at the tensors ``at``, that refuses to be differentiated again."""
-    return _FirstOrder.apply(grad, *at) if torch.is_grad_enabled() else grad
+    return call(_FirstOrder, refusal, grad, *at) if torch.is_grad_enabled() else grad
 
 
 class _FirstOrder(torch.autograd.Function):
@@ -215,16 +267,13 @@ class _FirstOrder(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(grad, *at):
+    def forward(refusal, grad, *at):
         return grad.view_as(grad)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
-        pass
+        ctx.refusal = inputs[0]
 
     @staticmethod
     def backward(ctx, grad_out):
-        raise NotImplementedError(
-            "otkernels: impl='cpu' and impl='triton' have first derivatives only. "
-            "Use impl='torch' where a second derivative is needed."
-        )
+        raise NotImplementedError(f"otkernels: {ctx.refusal}")

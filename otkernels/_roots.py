@@ -8,27 +8,29 @@ solver sees it.
 
 import torch
 
+from . import _ops
+
 EPS = torch.finfo(torch.float64).eps
 
 
 def square_root(a, cutoff):
     """A^1/2 (..., D, D) of symmetric A; eigenvalues up to cutoff times the largest count as 0."""
-    return _SquareRoot.apply(a, cutoff)
+    return _ops.call(_SquareRoot, a, cutoff, jvp=_no_tangents)
 
 
 def inverse_square_root(a, cutoff):
     """A^-1/2 (..., D, D) of symmetric A; NaN where an eigenvalue counts as 0."""
-    return _InverseSquareRoot.apply(a, cutoff)
+    return _ops.call(_InverseSquareRoot, a, cutoff, jvp=_no_tangents)
 
 
 def polar_factor(m):
     """The partial isometry Q (..., P, R) of M = Q H, H positive semi-definite."""
-    return _Polar.apply(m)
+    return _ops.call(_Polar, m, jvp=_no_tangents)
 
 
 def nuclear_norm(m):
     """Sum of the singular values of M (..., P, R): (...)."""
-    return _NuclearNorm.apply(m)
+    return _ops.call(_NuclearNorm, m, jvp=_no_tangents)
 
 
 def sylvester(a, b, c):
@@ -36,7 +38,7 @@ def sylvester(a, b, c):
 
     Components in which both have eigenvalue 0 are 0.
     """
-    return _Sylvester.apply(a, b, c)
+    return _ops.call(_Sylvester, a, b, c, jvp=_no_tangents)
 
 
 def symmetric(a):
@@ -65,6 +67,14 @@ class _Function(torch.autograd.Function):
     """A function of matrices whose backward pass is made of such functions again."""
 
     generate_vmap_rule = True
+
+
+def _no_tangents(*_):
+    raise NotImplementedError(
+        "otkernels: roots of matrices, and Gaussian Wasserstein distances, which are made of "
+        "them, have no forward-mode derivatives. Use reverse mode: with impl='torch' that of "
+        "reverse mode too, as in torch.func.jacrev(torch.func.grad(f))."
+    )
 
 
 class _SquareRoot(_Function):

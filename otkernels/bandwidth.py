@@ -4,10 +4,12 @@ import math
 import numbers
 
 import torch
+from torch import Tensor
 
 from . import _check, _ops
 from ._kernels import KERNELS
 from ._measures import Measures
+from ._types import Prior
 
 __all__ = ["median_bandwidth", "wae_bandwidths"]
 
@@ -17,7 +19,14 @@ MAX_POINTS = 128
 WAE_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
-def median_bandwidth(x, y=None, *, x_lengths=None, y_lengths=None, max_points=MAX_POINTS):
+def median_bandwidth(
+    x: Tensor,
+    y: Tensor | None = None,
+    *,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    max_points: int = MAX_POINTS,
+) -> Tensor:
     """Median of the positive distances within the pooled points of x and y.
 
     The median heuristic (Gretton, Borgwardt, Rasch, Schoelkopf, Smola 2012, "A kernel two-sample
@@ -86,11 +95,17 @@ def median_of(sets, counts, max_points=MAX_POINTS):
 def _distances(points, taken):
     """Distances between all pairs of points (..., n, D): (..., n (n - 1) / 2).
 
-    Only the first ``taken (..., 1)`` points count; the distances of others are 0.
+    Only the first ``taken (..., 1)`` points count; the distances of others are 0. A graph that is
+    being compiled gets each distance twice, (..., n^2), which leaves their lower median as it is:
+    indices of pairs would make it a graph for this n only.
     """
     n = points.shape[-2]
     flat = points.reshape(-1, n, points.shape[-1])
     exact = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
+    if torch.compiler.is_compiling():
+        counts = torch.arange(n, device=points.device) < taken
+        both = counts[..., None] & counts[..., None, :]
+        return torch.where(both, exact.reshape(both.shape), 0).flatten(-2)
     i, j = torch.triu_indices(n, n, 1, device=points.device)
     return torch.where(j < taken, exact[:, i, j].reshape(*points.shape[:-2], len(i)), 0)
 
@@ -108,7 +123,7 @@ def _median_of_positive(distances):
     return torch.where(wrong, torch.nan, median)
 
 
-def wae_bandwidths(dim, *, prior="normal", scale=1.0):
+def wae_bandwidths(dim: int, *, prior: Prior = "normal", scale: float = 1.0) -> tuple[float, ...]:
     """Bandwidths of the seven inverse multiquadric kernels of the Wasserstein auto-encoder.
 
     The published code sums C / (C + |x-y|^2) over C = c C_0, c in 0.1, 0.2, 0.5, 1, 2, 5, 10, where

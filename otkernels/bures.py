@@ -8,10 +8,12 @@ The last trace, the fidelity, stands in ``_fidelity``; moments of samples in ``g
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from . import _check, _ops
 from ._fidelity import fidelity
 from ._results import nan_everywhere, root_and_reduce
+from ._types import Impl, Reduction
 from .sqrtm import check_covariance, cutoff_of
 
 __all__ = ["BuresInfo", "bures_wasserstein", "bures_wasserstein_with_info"]
@@ -39,18 +41,18 @@ class BuresInfo(NamedTuple):
 
 
 def bures_wasserstein(
-    mean_x,
-    cov_x,
-    mean_y,
-    cov_y,
+    mean_x: Tensor,
+    cov_x: Tensor,
+    mean_y: Tensor,
+    cov_y: Tensor,
     *,
-    diagonal=False,
-    pairwise=False,
-    squared=True,
-    reduction="none",
-    validate=False,
-    impl=None,
-):
+    diagonal: bool = False,
+    pairwise: bool = False,
+    squared: bool = True,
+    reduction: Reduction = "none",
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> Tensor:
     """Wasserstein-2 distance between Gaussians with given means and covariances, squared.
 
     |m_x - m_y|^2 + tr S_x + tr S_y - 2 tr (S_x^1/2 S_y S_x^1/2)^1/2 (Dowson, Landau 1982; Givens,
@@ -119,18 +121,18 @@ def bures_wasserstein(
 
 
 def bures_wasserstein_with_info(
-    mean_x,
-    cov_x,
-    mean_y,
-    cov_y,
+    mean_x: Tensor,
+    cov_x: Tensor,
+    mean_y: Tensor,
+    cov_y: Tensor,
     *,
-    diagonal=False,
-    pairwise=False,
-    squared=True,
-    reduction="none",
-    validate=False,
-    impl=None,
-):
+    diagonal: bool = False,
+    pairwise: bool = False,
+    squared: bool = True,
+    reduction: Reduction = "none",
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> BuresInfo:
     """:func:`bures_wasserstein`, with what is known of its accuracy.
 
     Arguments as there. ``residual`` and ``redone`` have one entry for each problem, also after a

@@ -2,15 +2,18 @@
 
 import math
 import numbers
+from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from . import _check, _ops
 from ._fidelity import fidelity
 from ._measures import Measures
 from ._results import nan_everywhere
 from ._roots import EPS
-from .bures import finished, of_variances, trace
+from ._types import Impl, Reduction
+from .bures import BuresInfo, finished, of_variances, trace
 from .moments import divisor_factor, moments
 
 __all__ = [
@@ -21,21 +24,21 @@ __all__ = [
 
 
 def gaussian_wasserstein(
-    x,
-    y,
+    x: Tensor,
+    y: Tensor,
     *,
-    a=None,
-    b=None,
-    x_lengths=None,
-    y_lengths=None,
-    correction=0,
-    eps=0.0,
-    diagonal=False,
-    squared=True,
-    reduction="none",
-    validate=False,
-    impl=None,
-):
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    correction: int = 0,
+    eps: float = 0.0,
+    diagonal: bool = False,
+    squared: bool = True,
+    reduction: Reduction = "none",
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> Tensor:
     """Wasserstein-2 distance between the Gaussians fitted to two point clouds, squared.
 
     :func:`otkernels.bures_wasserstein` of weighted means and covariances (docs/math.md, "Gaussian
@@ -108,21 +111,21 @@ def gaussian_wasserstein(
 
 
 def gaussian_wasserstein_with_info(
-    x,
-    y,
+    x: Tensor,
+    y: Tensor,
     *,
-    a=None,
-    b=None,
-    x_lengths=None,
-    y_lengths=None,
-    correction=0,
-    eps=0.0,
-    diagonal=False,
-    squared=True,
-    reduction="none",
-    validate=False,
-    impl=None,
-):
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    correction: int = 0,
+    eps: float = 0.0,
+    diagonal: bool = False,
+    squared: bool = True,
+    reduction: Reduction = "none",
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> BuresInfo:
     """:func:`gaussian_wasserstein`, with what is known of its accuracy.
 
     Arguments as there. ``residual`` and ``redone`` have one entry for each problem, also after a
@@ -145,28 +148,27 @@ def gaussian_wasserstein_with_info(
     impl = _ops.choose_impl(function, impl, x.device)
     with _ops.without_autocast(x.device):
         fits = [
-            _Fit(points, masses, correction, eps, diagonal, impl)
+            _fitted(points, masses, correction, eps, diagonal, impl)
             for points, masses in zip(both.point_sets(), both.masses(), strict=True)
         ]
-        mean_part = (fits[0].mean - fits[1].mean).square().sum(-1)
-        value, residual, redone = _distance(*fits, diagonal, impl)
-        value = both.nan_out_of_range(nan_everywhere(value + mean_part))
+        value, residual, redone = between(*fits, diagonal, impl)
+        value = both.nan_out_of_range(value)
         return finished(value, residual, redone, x.dtype, squared, reduction)
 
 
 def gaussian_wasserstein_to_normal(
-    x,
+    x: Tensor,
     *,
-    a=None,
-    x_lengths=None,
-    correction=0,
-    eps=0.0,
-    diagonal=False,
-    squared=True,
-    reduction="none",
-    validate=False,
-    impl=None,
-):
+    a: Tensor | None = None,
+    x_lengths: Tensor | None = None,
+    correction: int = 0,
+    eps: float = 0.0,
+    diagonal: bool = False,
+    squared: bool = True,
+    reduction: Reduction = "none",
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> Tensor:
     """Wasserstein-2 distance of the Gaussian fitted to points from the standard normal, squared.
 
     |m|^2 + tr S + D - 2 tr S^1/2, without a sample of the normal distribution.
@@ -203,52 +205,70 @@ def gaussian_wasserstein_to_normal(
     impl = _ops.choose_impl(function, impl, x.device)
     with _ops.without_autocast(x.device):
         points, masses = next(own.point_sets()), own.masses()[0]
-        fit = _Fit(points, masses, correction, eps, diagonal, impl)
-        value, residual, redone = _distance(fit, None, diagonal, impl)
-        value = own.nan_out_of_range(nan_everywhere(value + fit.mean.square().sum(-1)))
+        fit = _fitted(points, masses, correction, eps, diagonal, impl)
+        value, residual, redone = between(fit, None, diagonal, impl)
+        value = own.nan_out_of_range(value)
         return finished(value, residual, redone, x.dtype, squared, reduction).value
 
 
-class _Fit:
-    """A Gaussian fitted to points (*batch, N, D): mean and spread, float64.
+class Fit(NamedTuple):
+    """A Gaussian fitted to points: mean (*batch, D) and spread, float64.
 
     The spread is (*batch, D) variances, (*batch, D, D) a covariance or, with ``rows``, a factor X
     (*batch, N, D) of the covariance X^T X, in the accumulation dtype of the points.
     """
 
-    def __init__(self, points, masses, correction, eps, diagonal, impl):
-        n, d = points.shape[-2:]
-        # A root of a mass has no gradient at 0.
-        self.rows = n < d and not (eps or diagonal or _ops.needs_grad(masses))
-        self.dtype = points.dtype
-        if self.rows or diagonal:
-            self._by_points(points, masses, correction, eps)
-        else:
-            options = {"correction": correction, "double": True, "impl": impl}
-            self.mean, self.spread = moments(points, masses, **options)
-            if eps:
-                ridge = torch.full_like(self.mean, eps)
-                self.spread = self.spread + torch.diag_embed(ridge)
-
-    def _by_points(self, points, masses, correction, eps):
-        wide = points.double()
-        mass = torch.full_like(wide[..., :1], 1 / wide.shape[-2])
-        mass = mass if masses is None else masses[..., None]
-        factor = divisor_factor(points, masses, correction, torch.float64)
-        mean = (wide * mass).sum(-2, keepdim=True)
-        self.mean = mean[..., 0, :]
-        if self.rows:
-            dtype = _ops.accumulation_dtype(self.dtype)
-            self.spread = ((wide - mean) * (mass * factor).sqrt()).to(dtype)
-        else:
-            self.spread = ((wide - mean).square() * mass * factor).sum(-2) + eps
+    mean: Tensor
+    spread: Tensor
+    dtype: torch.dtype  # of the points
+    rows: bool = False
 
     def trace(self):
         """Trace of the covariance, float64."""
         return self.spread.double().square().sum((-2, -1)) if self.rows else trace(self.spread)
 
 
-def _distance(x, y, diagonal, impl):
+def _fitted(points, masses, correction, eps, diagonal, impl):
+    """The :class:`Fit` of points (*batch, N, D) with masses (*batch, N), None for 1/N each."""
+    n, d = points.shape[-2:]
+    # A root of a mass has no gradient at 0.
+    rows = n < d and not (eps or diagonal or _ops.needs_grad(masses))
+    if rows or diagonal:
+        return _by_points(points, masses, correction, eps, rows)
+    mean, cov = moments(points, masses, correction=correction, double=True, impl=impl)
+    return Fit(mean, with_ridge(cov, eps, diagonal), points.dtype)
+
+
+def with_ridge(spread, eps, diagonal):
+    """The variances, or the covariance, with eps added to each variance."""
+    if not eps:
+        return spread
+    return spread + (eps if diagonal else torch.diag_embed(torch.full_like(spread[..., 0], eps)))
+
+
+def _by_points(points, masses, correction, eps, rows):
+    """The :class:`Fit` with ``rows``, or else with variances."""
+    wide = points.double()
+    mass = torch.full_like(wide[..., :1], 1 / wide.shape[-2])
+    mass = mass if masses is None else masses[..., None]
+    factor = divisor_factor(points, masses, correction, torch.float64)
+    mean = (wide * mass).sum(-2, keepdim=True)
+    if rows:
+        spread = ((wide - mean) * (mass * factor).sqrt()).to(_ops.accumulation_dtype(points.dtype))
+    else:
+        variances = ((wide - mean).square() * mass * factor).sum(-2)
+        spread = with_ridge(variances, eps, diagonal=True)
+    return Fit(mean[..., 0, :], spread, points.dtype, rows)
+
+
+def between(x, y, diagonal, impl):
+    """Squared distance of two fits, residual and redone; y None is the standard normal."""
+    value, residual, redone = _between_spreads(x, y, diagonal, impl)
+    apart = x.mean if y is None else x.mean - y.mean
+    return nan_everywhere(value + apart.square().sum(-1)), residual, redone
+
+
+def _between_spreads(x, y, diagonal, impl):
     """Tr S_x + tr S_y - 2 fidelity, residual and redone; y None is the standard normal."""
     if diagonal:
         return of_variances(x.spread, torch.ones_like(x.spread) if y is None else y.spread)

@@ -1,15 +1,25 @@
 """The affine Monge map between two Gaussians."""
 
 import torch
+from torch import Tensor
 
 from . import _ops, _roots, sqrtm
 from ._fidelity import _OPS
+from ._types import Impl
 from .bures import broadcast, checked
 
 __all__ = ["gaussian_map"]
 
 
-def gaussian_map(mean_x, cov_x, mean_y, cov_y, *, validate=False, impl=None):
+def gaussian_map(
+    mean_x: Tensor,
+    cov_x: Tensor,
+    mean_y: Tensor,
+    cov_y: Tensor,
+    *,
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> tuple[Tensor, Tensor]:
     """The affine map x -> A x + b that transports one Gaussian to another at least cost.
 
     A = S_x^-1/2 (S_x^1/2 S_y S_x^1/2)^1/2 S_x^-1/2 is symmetric, A S_x A = S_y, b = m_y - A m_x

@@ -7,11 +7,15 @@ concave; it is searched by ascent on the sphere from several starts, each accept
 the one before.
 """
 
+from typing import Literal, overload
+
 import torch
+from torch import Tensor
 
 from . import _check, _ops
 from ._results import root_and_reduce
 from ._slicing import clouds, directions
+from ._types import Impl, Method, Reduction
 from .sliced import estimate
 
 __all__ = ["max_sliced_wasserstein"]
@@ -21,28 +25,78 @@ FIRST_STEP = 0.3
 LONGER, SHORTER = 1.5, 0.4
 
 
+@overload
 def max_sliced_wasserstein(
-    x,
-    y,
+    x: Tensor,
+    y: Tensor,
     *,
-    p=2,
-    n_projections=128,
-    projections=None,
-    method="gaussian",
-    n_starts=4,
-    n_steps=20,
-    start=None,
-    a=None,
-    b=None,
-    x_lengths=None,
-    y_lengths=None,
-    generator=None,
-    root=False,
-    reduction="none",
-    return_direction=False,
-    validate=False,
-    impl=None,
-):
+    p: float = ...,
+    n_projections: int = ...,
+    projections: Tensor | None = ...,
+    method: Method = ...,
+    n_starts: int = ...,
+    n_steps: int = ...,
+    start: Tensor | None = ...,
+    a: Tensor | None = ...,
+    b: Tensor | None = ...,
+    x_lengths: Tensor | None = ...,
+    y_lengths: Tensor | None = ...,
+    generator: torch.Generator | None = ...,
+    root: bool = ...,
+    reduction: Reduction = ...,
+    return_direction: Literal[False] = ...,
+    validate: bool = ...,
+    impl: Impl | None = ...,
+) -> Tensor: ...
+
+
+@overload
+def max_sliced_wasserstein(
+    x: Tensor,
+    y: Tensor,
+    *,
+    p: float = ...,
+    n_projections: int = ...,
+    projections: Tensor | None = ...,
+    method: Method = ...,
+    n_starts: int = ...,
+    n_steps: int = ...,
+    start: Tensor | None = ...,
+    a: Tensor | None = ...,
+    b: Tensor | None = ...,
+    x_lengths: Tensor | None = ...,
+    y_lengths: Tensor | None = ...,
+    generator: torch.Generator | None = ...,
+    root: bool = ...,
+    reduction: Reduction = ...,
+    return_direction: Literal[True],
+    validate: bool = ...,
+    impl: Impl | None = ...,
+) -> tuple[Tensor, Tensor]: ...
+
+
+def max_sliced_wasserstein(
+    x: Tensor,
+    y: Tensor,
+    *,
+    p: float = 2,
+    n_projections: int = 128,
+    projections: Tensor | None = None,
+    method: Method = "gaussian",
+    n_starts: int = 4,
+    n_steps: int = 20,
+    start: Tensor | None = None,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    root: bool = False,
+    reduction: Reduction = "none",
+    return_direction: bool = False,
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> Tensor | tuple[Tensor, Tensor]:
     """Max-sliced Wasserstein distance between point clouds, to the power p: a searched lower bound.
 
     Candidates are ``n_projections`` drawn directions, the difference of the means and ``start``.
@@ -85,7 +139,7 @@ def max_sliced_wasserstein(
     Raises:
         ValueError: as :func:`otkernels.sliced_wasserstein`; n_starts < 1, n_steps < 0.
         TypeError: not a floating tensor; lengths that are no integers.
-        NotImplementedError: a second derivative of "cpu" or "triton".
+        NotImplementedError: a second derivative of "cpu" or "triton"; torch.export.
 
     Cost: about (L + 2 n_starts n_steps) / L times that of a sliced distance over L directions.
 
@@ -98,6 +152,9 @@ def max_sliced_wasserstein(
     _check.one_of(name, "reduction", reduction, _check.REDUCTIONS)
     _check.positive_int(name, "n_starts", n_starts)
     _check.not_negative_int(name, "n_steps", n_steps)
+    if torch.compiler.is_exporting():
+        how = "torch.export does not trace its search. Use torch.compile."
+        raise NotImplementedError(f"{name}: {how}")
     weights, lengths = (a, b), (x_lengths, y_lengths)
     measures = clouds(name, x, y, p, weights, lengths, validate)
     theta = directions(name, x, projections, n_projections, method, generator, validate)

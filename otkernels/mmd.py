@@ -6,16 +6,21 @@ for independent draws from both measures. The sums stand in ``_kernel_sums``, th
 ``_kernels``, how a bandwidth is found in ``bandwidth``.
 """
 
+from typing import get_args
+
+from torch import Tensor
+
 from . import _check, _ops
 from . import bandwidth as bandwidths
 from ._kernel_sums import discrepancy
 from ._kernels import KERNELS
 from ._measures import Measures
 from ._results import nan_everywhere, root_and_reduce
+from ._types import Bandwidth, Impl, Kernel, Precision, Reduction
 
 __all__ = ["energy_distance", "mmd"]
 
-PRECISIONS = ("full", "fast")
+PRECISIONS = get_args(Precision)
 
 
 def check_options(function, kernel, unbiased, squared, reduction, precision):
@@ -38,22 +43,22 @@ def clouds(function, x, y, weights, lengths, unbiased, validate=False, names=("x
 
 
 def mmd(
-    x,
-    y,
+    x: Tensor,
+    y: Tensor,
     *,
-    kernel="gaussian",
-    bandwidth="median",
-    a=None,
-    b=None,
-    x_lengths=None,
-    y_lengths=None,
-    unbiased=False,
-    squared=True,
-    reduction="none",
-    precision="full",
-    validate=False,
-    impl=None,
-):
+    kernel: Kernel = "gaussian",
+    bandwidth: Bandwidth = "median",
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    unbiased: bool = False,
+    squared: bool = True,
+    reduction: Reduction = "none",
+    precision: Precision = "full",
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> Tensor:
     """Maximum mean discrepancy between point clouds, squared.
 
     sum_ij a_i a_j k(x_i, x_j) + sum_ij b_i b_j k(y_i, y_j) - 2 sum_ij a_i b_j k(x_i, y_j), without
@@ -130,20 +135,20 @@ def mmd(
 
 
 def energy_distance(
-    x,
-    y,
+    x: Tensor,
+    y: Tensor,
     *,
-    a=None,
-    b=None,
-    x_lengths=None,
-    y_lengths=None,
-    unbiased=False,
-    squared=True,
-    reduction="none",
-    precision="full",
-    validate=False,
-    impl=None,
-):
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    unbiased: bool = False,
+    squared: bool = True,
+    reduction: Reduction = "none",
+    precision: Precision = "full",
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> Tensor:
     """Energy distance between point clouds: 2 E|x - y| - E|x - x'| - E|y - y'|.
 
     ``mmd(x, y, kernel="energy")``: the squared MMD of the kernel -|x - y| (Szekely, Rizzo 2013,

@@ -4,10 +4,12 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from . import _check
 from ._kernels import KERNELS
 from ._results import nan_everywhere
+from ._types import Bandwidth, Impl, Kernel, Precision
 from .bandwidth import median_bandwidth
 from .mmd import answer, clouds
 
@@ -28,16 +30,16 @@ class MMDBlocks(NamedTuple):
 
 
 def mmd_blocks(
-    x,
-    y,
+    x: Tensor,
+    y: Tensor,
     *,
-    block_size,
-    kernel="gaussian",
-    bandwidth="median",
-    precision="full",
-    validate=False,
-    impl=None,
-):
+    block_size: int,
+    kernel: Kernel = "gaussian",
+    bandwidth: Bandwidth = "median",
+    precision: Precision = "full",
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> MMDBlocks:
     """Mean of the unbiased MMD^2 over disjoint blocks of the samples.
 
     Of B = min(N, M) // block_size blocks each has N // B points of x and M // B points of y, next
@@ -82,8 +84,9 @@ def mmd_blocks(
     _check.one_of(name, "kernel", kernel, KERNELS)
     _check.positive_int(name, "block_size", block_size)
     smaller = min(x.shape[-2], y.shape[-2])
-    condition = f"be from 2 to {smaller}, the size of the smaller sample"
-    _check.require(2 <= block_size <= smaller, name, "block_size", condition, block_size)
+    if not 2 <= block_size <= smaller:  # only now: see _check.weights
+        condition = f"be from 2 to {smaller}, the size of the smaller sample"
+        raise ValueError(_check.message(name, "block_size", condition, block_size))
     n_blocks = smaller // block_size
     each = answer(
         name,

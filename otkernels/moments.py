@@ -7,9 +7,12 @@ point, so the gradient of a fast form is plain torch code, and derivatives of an
 """
 
 import torch
+from torch import Tensor
 
 from . import _check, _ops
 from ._measures import nan_out_of_range, normalised, without_padding
+from ._products import product
+from ._types import Impl
 
 __all__ = ["mean_cov"]
 
@@ -33,7 +36,15 @@ _OPS = {
 }
 
 
-def mean_cov(x, *, weights=None, lengths=None, correction=0, validate=False, impl=None):
+def mean_cov(
+    x: Tensor,
+    *,
+    weights: Tensor | None = None,
+    lengths: Tensor | None = None,
+    correction: int = 0,
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> tuple[Tensor, Tensor]:
     """Mean and covariance of points.
 
     m = sum_i a_i x_i and S = n / (n - correction) sum_i a_i (x_i - m) (x_i - m)^T, with weights
@@ -135,7 +146,7 @@ def moments(x, a, *, correction, double, impl):
         _ops.refuse_tangents((x, a))
         if _ops.needs_grad(x) or _ops.needs_grad(a):
             # Copies, for backward needs the mean: users may change theirs in place.
-            return tuple(t.clone() for t in _Moments.apply(x, a, correction, double, impl))
+            return tuple(t.clone() for t in _ops.call(_Moments, x, a, correction, double, impl))
         return _OPS[impl](x, a, correction, double)
 
 
@@ -147,7 +158,7 @@ def _definition(x, a, correction, double):
     # Twice: a mean of points far from the origin is rounded, and off by more than their spread is.
     rest = ((x - shift) * mass).sum(-2, keepdim=True)
     z = x - shift - rest
-    cov = (z * mass).mT @ z * divisor_factor(x, a, correction, x.dtype)
+    cov = product((z * mass).mT, z) * divisor_factor(x, a, correction, x.dtype)
     return (shift + rest)[..., 0, :], (cov + cov.mT) / 2
 
 

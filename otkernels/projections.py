@@ -6,19 +6,30 @@ depend on each other, and so in the variance of that mean (docs/directions.md).
 """
 
 import math
+from typing import get_args
 
 import torch
+from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from . import _check, _ops
+from ._types import Device, Method
 
 __all__ = ["sample_projections"]
 
-METHODS = ("gaussian", "orthogonal", "sobol")
+METHODS = get_args(Method)
 DIGITS = 22  # binary digits added to the 30 of a Sobol' point; with the half cell 53, float64's own
 
 
-def sample_projections(d, n, *, method="gaussian", generator=None, device=None, dtype=None):
+def sample_projections(
+    d: int,
+    n: int,
+    *,
+    method: Method = "gaussian",
+    generator: torch.Generator | None = None,
+    device: Device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Draw ``n`` directions, each of them uniform on the unit sphere of R^d.
 
     Args:
@@ -59,11 +70,9 @@ def sample_projections(d, n, *, method="gaussian", generator=None, device=None, 
     dtype = torch.get_default_dtype() if dtype is None else dtype
     ok = dtype in (torch.float32, torch.float64)
     _check.require(ok, name, "dtype", "be float32 or float64", dtype)
-    device = torch.get_default_device() if device is None else torch.device(device)
-    options = {"device": device}
+    device = torch.empty(0, device=device).device
     _check.generator(name, generator, device)
-    if generator is not None:  # torch refuses generator=None with sizes that torch.compile varies
-        options["generator"] = generator
+    options = {"device": device, **_ops.stream(generator)}
     if method == "sobol":
         most = SobolEngine.MAXDIM
         _check.require(d <= most, name, "d", f"be at most {most} with method='sobol'", d)

@@ -1,86 +1,41 @@
 r"""Random Fourier features: kernels of distances as inner products of finitely many numbers.
 
-A kernel k(x, y) = phi(|x - y|^2) that is positive definite in every dimension is a mixture of
-Gaussians, phi(u) = E exp(-T u) (Schoenberg 1938), and a Gaussian is the characteristic function of
-a normal vector g, so
-
-    k(x, y) = E cos(w' (x - y)),   w = sqrt(2 T) g,
-
-    gaussian                 phi(u) = exp(-u)         T = 1
-    laplacian                phi(u) = exp(-sqrt(u))   T = 1 / 2 h^2, h standard normal
-    imq, rational_quadratic  phi(u) = 1 / (1 + u)     T exponential of mean 1
-
-(Rahimi, Recht 2007, "Random features for large-scale kernel machines"). For "laplacian" w = g / |h|
-has the multivariate Cauchy law. The mean of cos(w' x) cos(w' y) + sin(w' x) sin(w' y) over F / 2
-draws of w estimates k without bias and is exact at x = y.
+A kernel of a distance is k(x, y) = E cos(w' (x - y)) over random frequencies w (``frequencies``;
+Rahimi, Recht 2007, "Random features for large-scale kernel machines"). The mean of
+cos(w' x) cos(w' y) + sin(w' x) sin(w' y) over F / 2 draws of w estimates k without bias and is
+exact at x = y.
 """
 
 import math
 
 import torch
+from torch import Tensor
 
 from . import _check, _ops
 from . import bandwidth as bandwidths
 from ._kernels import KERNELS
 from ._measures import Measures
+from ._products import product
 from ._results import nan_everywhere, root_and_reduce
+from ._types import Bandwidth, Bandwidths, FeatureKernel, Reduction
+from .frequencies import check_kernel, sample_frequencies
 from .mmd import check_options, clouds
 
-__all__ = ["mmd_random_features", "random_fourier_features", "sample_frequencies"]
+__all__ = ["mmd_random_features", "random_fourier_features"]
 
 BLOCK = 1024  # points whose features are held at a time where no gradient is wanted
 
 
-def sample_frequencies(d, n, *, kernel="gaussian", generator=None, device=None, dtype=None):
-    """Draw ``n`` frequencies of a kernel in R^d, at bandwidth 1.
-
-    The mean of cos(w' (x - y) / s) over frequencies w estimates k(x, y) at bandwidth s.
-
-    Args:
-        d: dimension of the space, at least 1.
-        n: number of frequencies, at least 1; each makes two features.
-        kernel: "gaussian", "laplacian", "imq" or "rational_quadratic", see :func:`otkernels.mmd`.
-        generator: source of randomness on ``device``; None is torch's global stream there.
-        device: where to draw; None is torch's default device.
-        dtype: float32 or float64; None is torch's default dtype.
-
-    Returns:
-        (d, n) tensor, a frequency a column, in radians for each bandwidth of length. Those of
-        "laplacian" have no mean: a few are very large.
-
-    Raises:
-        ValueError: a size < 1, an unknown kernel, another dtype, a generator of another device.
-        NotImplementedError: a kernel that has no frequencies.
-
-    >>> sample_frequencies(3, 5, kernel="laplacian").shape
-    torch.Size([3, 5])
-    """
-    name = "sample_frequencies"
-    _check.positive_int(name, "d", d)
-    _check.positive_int(name, "n", n)
-    _check_kernel(name, kernel)
-    dtype = torch.get_default_dtype() if dtype is None else dtype
-    floats = torch.float32, torch.float64
-    _check.require(dtype in floats, name, "dtype", "be float32 or float64", dtype)
-    device = torch.get_default_device() if device is None else torch.device(device)
-    _check.generator(name, generator, device)
-    # Float64, in which no draw is 0: the laplacian's frequencies divide by one.
-    options = {"dtype": torch.float64, "device": device, "generator": generator}
-    normal = torch.randn(d, n, **options)
-    mixture = _mixture(KERNELS[kernel].profile, n, options)
-    return (normal * (2 * KERNELS[kernel].factor * mixture).sqrt()).to(dtype)
-
-
 def random_fourier_features(
-    x,
+    x: Tensor,
     *,
-    bandwidth,
-    kernel="gaussian",
-    n_features=1024,
-    frequencies=None,
-    generator=None,
-    validate=False,
-):
+    bandwidth: Bandwidths,
+    kernel: FeatureKernel = "gaussian",
+    n_features: int = 1024,
+    frequencies: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    validate: bool = False,
+) -> Tensor:
     """Features whose inner products estimate a kernel: z(x)' z(y) has the mean k(x, y).
 
     z(x) = sqrt(2 / F) (cos(w_1' x / s), ..., cos(w_{F/2}' x / s), sin(w_1' x / s), ...), so that
@@ -120,7 +75,7 @@ def random_fourier_features(
     """
     name = "random_fourier_features"
     _check.cloud(name, "x", x)
-    _check_kernel(name, kernel)
+    check_kernel(name, kernel)
     condition = "be a positive number, a sequence of them or a tensor"
     _check.require(not isinstance(bandwidth, str), name, "bandwidth", condition, repr(bandwidth))
     measures = Measures(name, -2, ("x", "x"), (x, x), (None, None), (None, None), validate)
@@ -132,23 +87,23 @@ def random_fourier_features(
 
 
 def mmd_random_features(
-    x,
-    y,
+    x: Tensor,
+    y: Tensor,
     *,
-    kernel="gaussian",
-    bandwidth="median",
-    n_features=1024,
-    a=None,
-    b=None,
-    x_lengths=None,
-    y_lengths=None,
-    unbiased=False,
-    frequencies=None,
-    generator=None,
-    squared=True,
-    reduction="none",
-    validate=False,
-):
+    kernel: FeatureKernel = "gaussian",
+    bandwidth: Bandwidth = "median",
+    n_features: int = 1024,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    unbiased: bool = False,
+    frequencies: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    squared: bool = True,
+    reduction: Reduction = "none",
+    validate: bool = False,
+) -> Tensor:
     """Maximum mean discrepancy, squared, of a kernel that random features estimate.
 
     |sum_i a_i z(x_i) - sum_j b_j z(y_j)|^2 with the features z of
@@ -197,7 +152,7 @@ def mmd_random_features(
     """
     name = "mmd_random_features"
     check_options(name, kernel, unbiased, squared, reduction, "full")
-    _check_kernel(name, kernel)
+    check_kernel(name, kernel)
     measures = clouds(name, x, y, (a, b), (x_lengths, y_lengths), unbiased, validate)
     with _ops.without_autocast(x.device):
         scales = _scales(measures, kernel, bandwidth, validate)
@@ -208,16 +163,6 @@ def mmd_random_features(
 
 
 # --- arguments ----------------------------------------------------------------------------------
-
-
-def _check_kernel(function, kernel):
-    """The kernel must be a mixture of Gaussians."""
-    _check.one_of(function, "kernel", kernel, KERNELS)
-    if KERNELS[kernel].factor is None:
-        names = ", ".join(repr(name) for name in KERNELS if KERNELS[name].factor is not None)
-        condition = f"have random frequencies, as {names} do"
-        instead = f"mmd or mmd_blocks with kernel={kernel!r}"
-        raise _check.unsupported(function, "kernel", condition, repr(kernel), instead)
 
 
 def _scales(measures, kernel, bandwidth, validate):
@@ -250,21 +195,12 @@ def _frequencies(measures, kernel, n_features, frequencies, generator, validate)
     return frequencies.to(dtype)
 
 
-def _mixture(profile, n, options):
-    """Draws (n,) of T, see above."""
-    if profile == "gaussian":
-        return torch.ones(n, dtype=options["dtype"], device=options["device"])
-    if profile == "laplacian":
-        return 0.5 / torch.randn(n, **options).square()
-    return -torch.log1p(-torch.rand(n, **options))
-
-
 # --- sums ---------------------------------------------------------------------------------------
 
 
 def _features(points, frequencies, scales):
     """Features (..., N, K F) of points (..., N, D)."""
-    angles = (points @ frequencies)[..., None, :] * scales[..., None, :, None]
+    angles = product(points, frequencies)[..., None, :] * scales[..., None, :, None]
     pairs = torch.cat([angles.cos(), angles.sin()], dim=-1)
     return pairs.flatten(-2) / math.sqrt(frequencies.shape[-1])
 
@@ -295,4 +231,5 @@ def _mean_feature(points, masses, frequencies, scales):
     """Mean of the features (..., K F) with masses (..., N), float64."""
     masses = masses.to(points.dtype)[..., None, :]
     blocks = zip(points.split(BLOCK, dim=-2), masses.split(BLOCK, dim=-1), strict=True)
-    return sum((mass @ _features(x, frequencies, scales)).double() for x, mass in blocks)[..., 0, :]
+    sums = (product(mass, _features(x, frequencies, scales)).double() for x, mass in blocks)
+    return sum(sums)[..., 0, :]

@@ -15,9 +15,11 @@ squares. Their known means are added back.
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from . import _check
 from ._slicing import clouds, directions
+from ._types import Impl, Method, Slices
 from .sliced import estimate
 
 __all__ = ["SlicedWassersteinInfo", "sliced_wasserstein_with_info"]
@@ -35,22 +37,22 @@ class SlicedWassersteinInfo(NamedTuple):
 
 
 def sliced_wasserstein_with_info(
-    x,
-    y,
+    x: Tensor,
+    y: Tensor,
     *,
-    p=2,
-    n_projections=128,
-    projections=None,
-    method="gaussian",
-    a=None,
-    b=None,
-    x_lengths=None,
-    y_lengths=None,
-    generator=None,
-    control_variate=False,
-    validate=False,
-    impl=None,
-):
+    p: float = 2,
+    n_projections: int = 128,
+    projections: Tensor | Slices | None = None,
+    method: Method = "gaussian",
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    x_lengths: Tensor | None = None,
+    y_lengths: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    control_variate: bool = False,
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> SlicedWassersteinInfo:
     """Sliced Wasserstein distance to the power p, the cost of each direction and a standard error.
 
     Args:

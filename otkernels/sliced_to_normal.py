@@ -12,12 +12,15 @@ the distance on the line to N points, plus what the normal distribution varies w
 import math
 
 import torch
+from torch import Tensor
 
 from . import _check, _measures, _ops
 from ._masses import equal_masses
+from ._products import product
 from ._quantiles import line_cost
 from ._results import nan_everywhere, root_and_reduce
 from ._slicing import directions
+from ._types import Impl, Method, Reduction
 
 __all__ = ["sliced_wasserstein_to_normal"]
 
@@ -54,18 +57,18 @@ def _normal_cells(sizes, n):
 
 
 def sliced_wasserstein_to_normal(
-    x,
+    x: Tensor,
     *,
-    n_projections=128,
-    projections=None,
-    method="gaussian",
-    x_lengths=None,
-    generator=None,
-    root=False,
-    reduction="none",
-    validate=False,
-    impl=None,
-):
+    n_projections: int = 128,
+    projections: Tensor | None = None,
+    method: Method = "gaussian",
+    x_lengths: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    root: bool = False,
+    reduction: Reduction = "none",
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> Tensor:
     """Sliced Wasserstein distance, squared, from a point cloud to the standard normal N(0, I).
 
     Mean over directions of W_2^2 between the projected points and N(0, 1), which is exact: no
@@ -135,7 +138,7 @@ def _cost(x, theta, lengths, impl):
     target, within = _normal_cells(counts, n)
     target = target.to(theta.dtype).expand(*batch, n)
     if impl == "torch":
-        u = (x.to(theta.dtype) @ theta).mT
+        u = product(x.to(theta.dtype), theta).mT
         masses = None
         if lengths is not None:
             masses = equal_masses(counts, n)[..., None, :]

@@ -8,11 +8,14 @@ next to x has the angle of (<x, e>, <x, f>). The sliced distance averages W_p^p 
 import math
 
 import torch
+from torch import Tensor
 
 from . import _check, _ops
 from ._circle import circle_cost
 from ._measures import Measures
+from ._products import product
 from ._results import nan_everywhere, root_and_reduce
+from ._types import Device, Impl, Reduction
 
 __all__ = ["sample_great_circles", "sliced_wasserstein_sphere", "wasserstein_circle"]
 
@@ -45,7 +48,16 @@ def _choose(function, impl, device):
     return _PLAN_OP if on_cpu and impl != "torch" else None
 
 
-def wasserstein_circle(u, v, *, p=2, a=None, b=None, validate=False, impl=None):
+def wasserstein_circle(
+    u: Tensor,
+    v: Tensor,
+    *,
+    p: float = 2,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> Tensor:
     """Wasserstein distance on the circle of length 1, to the power p, along the last axis.
 
     The distance between two points is the length of the shorter arc, at most 1/2. The minimum over
@@ -92,20 +104,20 @@ def wasserstein_circle(u, v, *, p=2, a=None, b=None, validate=False, impl=None):
 
 
 def sliced_wasserstein_sphere(
-    x,
-    y,
+    x: Tensor,
+    y: Tensor,
     *,
-    p=2,
-    n_projections=128,
-    projections=None,
-    a=None,
-    b=None,
-    generator=None,
-    root=False,
-    reduction="none",
-    validate=False,
-    impl=None,
-):
+    p: float = 2,
+    n_projections: int = 128,
+    projections: Tensor | None = None,
+    a: Tensor | None = None,
+    b: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    root: bool = False,
+    reduction: Reduction = "none",
+    validate: bool = False,
+    impl: Impl | None = None,
+) -> Tensor:
     """Spherical sliced Wasserstein distance between points of the unit sphere, to the power p.
 
     Mean over great circles of W_p^p between the points projected on them, with distances in turns:
@@ -176,7 +188,14 @@ def sliced_wasserstein_sphere(
         return root_and_reduce(cost, p, root, reduction)
 
 
-def sample_great_circles(d, n, *, generator=None, device=None, dtype=None):
+def sample_great_circles(
+    d: int,
+    n: int,
+    *,
+    generator: torch.Generator | None = None,
+    device: Device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Tensor:
     """Draw ``n`` planes through the origin of R^d uniformly, each as an orthonormal basis.
 
     Args:
@@ -203,15 +222,15 @@ def sample_great_circles(d, n, *, generator=None, device=None, dtype=None):
     dtype = torch.get_default_dtype() if dtype is None else dtype
     ok = dtype in (torch.float32, torch.float64)
     _check.require(ok, name, "dtype", "be float32 or float64", dtype)
-    device = torch.get_default_device() if device is None else torch.device(device)
+    device = torch.empty(0, device=device).device
     _check.generator(name, generator, device)
-    normal = torch.randn(n, d, 2, generator=generator, device=device, dtype=dtype)
+    normal = torch.randn(n, d, 2, device=device, dtype=dtype, **_ops.stream(generator))
     return torch.linalg.qr(normal).Q
 
 
 def _coordinates(x, frames):
     """Coordinates (..., L, N) in turns, from -1/2 to 1/2, of the points x (..., N, D)."""
-    first, second = (frames[..., k] @ x.mT for k in (0, 1))
+    first, second = (product(frames[..., k], x.mT) for k in (0, 1))
     # On the axis of the circle every point of it is as near: take 0, and no gradient.
     on_axis = (first == 0) & (second == 0)
     first, second = torch.where(on_axis, 1, first), torch.where(on_axis, 0, second)

@@ -1,8 +1,10 @@
 """Square roots of covariance matrices and their inverses."""
 
 import torch
+from torch import Tensor
 
 from . import _check, _ops, _roots
+from ._types import Impl
 
 __all__ = ["inv_sqrtm", "sqrtm"]
 
@@ -36,7 +38,7 @@ _LYAPUNOV = {
 }
 
 
-def sqrtm(a, *, validate=False, impl=None):
+def sqrtm(a: Tensor, *, validate: bool = False, impl: Impl | None = None) -> Tensor:
     """Square root of symmetric positive semi-definite matrices.
 
     The one symmetric positive semi-definite S with S S = A: from eigenvalues in float64 on the
@@ -71,7 +73,7 @@ def sqrtm(a, *, validate=False, impl=None):
     return _root("sqrtm", a, False, validate, impl)
 
 
-def inv_sqrtm(a, *, validate=False, impl=None):
+def inv_sqrtm(a: Tensor, *, validate: bool = False, impl: Impl | None = None) -> Tensor:
     """Inverse square root of symmetric positive definite matrices.
 
     Args:

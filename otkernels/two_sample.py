@@ -14,11 +14,13 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from . import _check, _ops
 from . import bandwidth as bandwidths
 from ._kernels import KERNELS, diagonal, summed
 from ._measures import Measures
+from ._types import Bandwidth, Kernel
 from .mmd import clouds
 
 __all__ = ["MMDTest", "mmd_test"]
@@ -43,16 +45,16 @@ class MMDTest(NamedTuple):
 
 
 def mmd_test(
-    x,
-    y,
+    x: Tensor,
+    y: Tensor,
     *,
-    kernel="gaussian",
-    bandwidth="median",
-    n_permutations=1000,
-    unbiased=True,
-    generator=None,
-    validate=False,
-):
+    kernel: Kernel = "gaussian",
+    bandwidth: Bandwidth = "median",
+    n_permutations: int = 1000,
+    unbiased: bool = True,
+    generator: torch.Generator | None = None,
+    validate: bool = False,
+) -> MMDTest:
     """Permutation test of whether x and y are samples of one law.
 
     The statistic is MMD^2 (Gretton, Borgwardt, Rasch, Schoelkopf, Smola 2012, "A kernel two-sample
@@ -140,7 +142,8 @@ def _shuffled(measures, generator):
 
 def _random_order(shape, device, generator):
     """A uniform permutation along the last axis. Float64, in which draws do not coincide."""
-    return torch.rand(shape, dtype=torch.float64, device=device, generator=generator).argsort(-1)
+    options = {"dtype": torch.float64, "device": device, **_ops.stream(generator)}
+    return torch.rand(shape, **options).argsort(-1)
 
 
 def _rates(function, points, sizes, kernel, bandwidth, validate):

@@ -1,9 +1,15 @@
 """NumPy arrays and torch tensors in, the same kind out."""
 
+from typing import Any, TypeAlias
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from .. import _check
+
+# What POT takes. It returns the kind that came in, or with a flag a pair: in signatures Any.
+Array: TypeAlias = NDArray[Any] | torch.Tensor | list[Any]
 
 
 def kind_of(name, *arrays):

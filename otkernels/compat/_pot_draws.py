@@ -1,9 +1,14 @@
 """POT's random directions: the same bits for the same seeds."""
 
+from typing import Any, TypeAlias
+
 import numpy as np
 import torch
 
 from .. import _check
+from ._arrays import Array
+
+Seed: TypeAlias = int | np.random.RandomState | torch.Generator
 
 
 def _named_kind(name, backend):
@@ -56,7 +61,13 @@ class _Streams:
 _streams = _Streams()
 
 
-def get_random_projections(d, n_projections, seed=None, backend=None, type_as=None):
+def get_random_projections(
+    d: int,
+    n_projections: int,
+    seed: Seed | None = None,
+    backend: Any = None,
+    type_as: Array | None = None,
+) -> Any:
     """POT's directions: (d, n_projections), uniform on the sphere, the same for the same seed.
 
     Args:
@@ -77,7 +88,13 @@ def get_random_projections(d, n_projections, seed=None, backend=None, type_as=No
     return normal / torch.sqrt(torch.sum(normal**2, 0, keepdim=True))
 
 
-def get_projections_sphere(d, n_projections, seed=None, backend=None, type_as=None):
+def get_projections_sphere(
+    d: int,
+    n_projections: int,
+    seed: Seed | None = None,
+    backend: Any = None,
+    type_as: Array | None = None,
+) -> Any:
     """POT's planes: (n_projections, d, 2) orthonormal pairs; arguments as for the directions.
 
     >>> get_projections_sphere(3, 5, seed=0).shape

@@ -2,6 +2,7 @@
 
 import functools
 import warnings
+from typing import Any
 
 import torch
 
@@ -10,10 +11,12 @@ from ..bures import bures_wasserstein
 from ..gaussian_map import gaussian_map
 from ..moments import mean_cov
 from ..sqrtm import inv_sqrtm, sqrtm
-from ._arrays import tensors, without_lists
+from ._arrays import Array, tensors, without_lists
 
 
-def bures_distance(Cs, Ct, paired=False, log=False, nx=None):
+def bures_distance(
+    Cs: Array, Ct: Array, paired: bool = False, log: bool = False, nx: Any = None
+) -> Any:
     """POT's ``bures_distance``: the root of tr Cs + tr Ct - 2 tr (Cs^1/2 Ct Cs^1/2)^1/2.
 
     Args:
@@ -46,7 +49,9 @@ def bures_distance(Cs, Ct, paired=False, log=False, nx=None):
     return (distance, {"Cs12": back(sqrtm(x))}) if log else distance
 
 
-def bures_wasserstein_distance(ms, mt, Cs, Ct, paired=False, log=False):
+def bures_wasserstein_distance(
+    ms: Array, mt: Array, Cs: Array, Ct: Array, paired: bool = False, log: bool = False
+) -> Any:
     """POT's ``bures_wasserstein_distance``: W_2 of Gaussians, the root.
 
     Args:
@@ -77,7 +82,15 @@ def bures_wasserstein_distance(ms, mt, Cs, Ct, paired=False, log=False):
     return (distance, {"Cs12": back(sqrtm(x))}) if log else distance
 
 
-def empirical_bures_wasserstein_distance(xs, xt, reg=1e-6, ws=None, wt=None, bias=True, log=False):
+def empirical_bures_wasserstein_distance(
+    xs: Array,
+    xt: Array,
+    reg: float = 1e-6,
+    ws: Array | None = None,
+    wt: Array | None = None,
+    bias: bool = True,
+    log: bool = False,
+) -> Any:
     """POT's ``empirical_bures_wasserstein_distance``: W_2 of the fitted Gaussians, the root.
 
     Args:
@@ -110,7 +123,7 @@ def empirical_bures_wasserstein_distance(xs, xt, reg=1e-6, ws=None, wt=None, bia
     return distance, {"Cs12": back(sqrtm(x)), "Cs": back(x), "Ct": back(y)}
 
 
-def bures_wasserstein_mapping(ms, mt, Cs, Ct, log=False):
+def bures_wasserstein_mapping(ms: Array, mt: Array, Cs: Array, Ct: Array, log: bool = False) -> Any:
     """POT's ``bures_wasserstein_mapping``: points map by ``x @ A + b``.
 
     Args:
@@ -145,7 +158,15 @@ def bures_wasserstein_mapping(ms, mt, Cs, Ct, log=False):
     return (back(a), back(b), _roots(x, back)) if log else (back(a), back(b))
 
 
-def empirical_bures_wasserstein_mapping(xs, xt, reg=1e-6, ws=None, wt=None, bias=True, log=False):
+def empirical_bures_wasserstein_mapping(
+    xs: Array,
+    xt: Array,
+    reg: float = 1e-6,
+    ws: Array | None = None,
+    wt: Array | None = None,
+    bias: bool = True,
+    log: bool = False,
+) -> Any:
     """POT's ``empirical_bures_wasserstein_mapping``: the map between the fitted Gaussians.
 
     Arguments as for :func:`empirical_bures_wasserstein_distance`; ``log`` returns the dictionary of

@@ -6,12 +6,15 @@ Arguments, defaults, calls, weights, shapes, dtypes and the factor 1/2 are those
 GeomLoss is not imported. Whatever differs from it is listed with the class, and in docs/compat.md.
 """
 
+from typing import Any
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .. import _check, _ops
 from .._kernel_sums import discrepancy
 from .._kernels import KERNELS
+from .._types import Impl
 
 __all__ = ["SamplesLoss"]
 
@@ -74,23 +77,23 @@ class SamplesLoss(nn.Module):
 
     def __init__(
         self,
-        loss="sinkhorn",
-        p=2,
-        blur=0.05,
-        reach=None,
-        diameter=None,
-        scaling=0.5,
-        truncate=5,
-        cost=None,
-        kernel=None,
-        cluster_scale=None,
-        debias=True,
-        potentials=False,
-        verbose=False,
-        backend="auto",
+        loss: str = "sinkhorn",
+        p: float = 2,
+        blur: float = 0.05,
+        reach: float | None = None,
+        diameter: float | None = None,
+        scaling: float = 0.5,
+        truncate: float | None = 5,
+        cost: Any = None,
+        kernel: None = None,
+        cluster_scale: float | None = None,
+        debias: bool = True,
+        potentials: bool = False,
+        verbose: bool = False,
+        backend: str = "auto",
         *,
-        impl=None,
-    ):
+        impl: Impl | None = None,
+    ) -> None:
         super().__init__()
         self.loss = loss
         self.p = p
@@ -109,12 +112,12 @@ class SamplesLoss(nn.Module):
         self.impl = impl
         self._check_options()
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """The options that have an effect."""
         blur = "" if self.loss == "energy" else f", blur={self.blur}"
         return f"{self.loss!r}{blur}, potentials={self.potentials}, impl={self.impl!r}"
 
-    def forward(self, *args):
+    def forward(self, *args: Tensor | None) -> Tensor | tuple[Tensor, Tensor]:
         """The loss, or the pair of potentials, of two measures."""
         self._check_options()  # once more: they are attributes, and may have been set since
         labels, weights, (x, y) = _taken_apart(args)

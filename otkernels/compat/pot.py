@@ -7,6 +7,8 @@ and torch tensors are taken, and what comes in comes out. POT is not imported. W
 from it is listed with each function, and in docs/compat.md.
 """
 
+from typing import Any, Literal
+
 import torch
 
 from .. import _check
@@ -14,8 +16,8 @@ from .._results import root_and_reduce
 from ..sliced import sliced_wasserstein
 from ..sliced import wasserstein_1d as wasserstein_on_rows
 from ..spherical import sliced_wasserstein_sphere as mean_over_circles
-from ._arrays import kind_of, tensors, without_lists
-from ._pot_draws import get_projections_sphere, get_random_projections
+from ._arrays import Array, kind_of, tensors, without_lists
+from ._pot_draws import Seed, get_projections_sphere, get_random_projections
 from ._pot_gaussian import (
     bures_distance,
     bures_wasserstein_distance,
@@ -45,14 +47,14 @@ TOTALS_APART = 1e-5
 
 
 def wasserstein_1d(
-    u_values,
-    v_values,
-    u_weights=None,
-    v_weights=None,
-    p=1,
-    require_sort=True,
-    return_plans=False,
-):
+    u_values: Array,
+    v_values: Array,
+    u_weights: Array | None = None,
+    v_weights: Array | None = None,
+    p: float = 1,
+    require_sort: bool = True,
+    return_plans: Literal[False] = False,
+) -> Any:
     """POT's ``wasserstein_1d``: W_p^p along the first axis, without root.
 
     Args:
@@ -95,17 +97,17 @@ def wasserstein_1d(
 
 
 def sliced_wasserstein_distance(
-    X_s,
-    X_t,
-    a=None,
-    b=None,
-    n_projections=50,
-    p=2,
-    projections=None,
-    seed=None,
-    log=False,
-    scaler=None,
-):
+    X_s: Array,
+    X_t: Array,
+    a: Array | None = None,
+    b: Array | None = None,
+    n_projections: int = 50,
+    p: float = 2,
+    projections: Array | None = None,
+    seed: Seed | None = None,
+    log: bool = False,
+    scaler: Any = None,
+) -> Any:
     """POT's ``sliced_wasserstein_distance``: the p-th root of the mean over directions.
 
     Args:
@@ -147,17 +149,17 @@ def sliced_wasserstein_distance(
 
 
 def max_sliced_wasserstein_distance(
-    X_s,
-    X_t,
-    a=None,
-    b=None,
-    n_projections=50,
-    p=2,
-    projections=None,
-    seed=None,
-    log=False,
-    scaler=None,
-):
+    X_s: Array,
+    X_t: Array,
+    a: Array | None = None,
+    b: Array | None = None,
+    n_projections: int = 50,
+    p: float = 2,
+    projections: Array | None = None,
+    seed: Seed | None = None,
+    log: bool = False,
+    scaler: Any = None,
+) -> Any:
     """POT's ``max_sliced_wasserstein_distance``: the largest distance along random directions.
 
     Arguments, result and differences are those of :func:`sliced_wasserstein_distance`. As in POT
@@ -177,16 +179,16 @@ def max_sliced_wasserstein_distance(
 
 
 def sliced_wasserstein_sphere(
-    X_s,
-    X_t,
-    a=None,
-    b=None,
-    n_projections=50,
-    p=2,
-    projections=None,
-    seed=None,
-    log=False,
-):
+    X_s: Array,
+    X_t: Array,
+    a: Array | None = None,
+    b: Array | None = None,
+    n_projections: int = 50,
+    p: float = 2,
+    projections: Array | None = None,
+    seed: Seed | None = None,
+    log: bool = False,
+) -> Any:
     """POT's ``sliced_wasserstein_sphere``: the p-th root of the mean over great circles.
 
     Args:
