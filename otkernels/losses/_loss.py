@@ -1,11 +1,14 @@
 """What every loss is as a module: hyper-parameters that it shows, buffers that keep their dtype."""
 
 import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from .. import _check
+from .. import _check, distributed
+from .._types import Group, Impl, Reduction
 
 
 class Loss(nn.Module):
@@ -15,16 +18,33 @@ class Loss(nn.Module):
     from their defaults, after those named in ``shown``.
     """
 
-    shown = ()
+    shown: tuple[str, ...] = ()
 
-    def __init__(self, **options):
+    reduction: Reduction
+    validate: bool
+    impl: Impl | None
+    process_group: Group | None
+    if TYPE_CHECKING:  # a module's call returns Any, as torch declares it; a loss returns a tensor
+        __call__: Callable[..., Tensor]
+
+    def __init__(self, **options: Any) -> None:
         super().__init__()
         name = type(self).__name__
         _check.one_of(name, "reduction", options["reduction"], _check.REDUCTIONS)
         if options["impl"] is not None:
             _check.one_of(name, "impl", options["impl"], _check.IMPLS)
+        group = options.get("process_group")
+        if isinstance(group, str):
+            _check.one_of(name, "process_group", group, ("world",))
         for option, value in options.items():
             setattr(self, option, value)
+
+    def _call(self, function, *points, **options):
+        """The function of the points of this process or, with a process group, of all ranks."""
+        if self.process_group is None:
+            return function(*points, **options)
+        function = getattr(distributed, function.__name__)
+        return function(*points, process_group=self.process_group, **options)
 
     def _apply(self, fn, recurse=True):
         """Move buffers with the module but leave their dtype: ``half()`` would bend them."""
@@ -37,7 +57,7 @@ class Loss(nn.Module):
                 setattr(self, name, before.to(getattr(self, name).device))
         return self
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """See the class."""
         public = (cls for cls in type(self).__mro__ if cls.__module__.startswith("otkernels."))
         shown = []

@@ -1,6 +1,11 @@
 """Gaussian Wasserstein distances as modules."""
 
+from typing import Any
+
+from torch import Tensor
+
 from .. import _check
+from .._types import Group, Impl, Reduction
 from ..gaussian import check_options, gaussian_wasserstein, gaussian_wasserstein_to_normal
 from ._loss import Loss
 
@@ -10,7 +15,12 @@ __all__ = ["GaussianWassersteinLoss", "GaussianWassersteinToNormalLoss"]
 class _Gaussian(Loss):
     """Hyper-parameters of a distance between fitted Gaussians."""
 
-    def __init__(self, **options):
+    correction: int
+    eps: float
+    diagonal: bool
+    squared: bool
+
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         name = type(self).__name__
         check_options(name, self.correction, self.eps, self.reduction)
@@ -36,6 +46,8 @@ class GaussianWassersteinLoss(_Gaussian):
         reduction: "mean" (default), "sum" or "none" over the leading axes.
         validate: check values too, in every call; for a GPU that is a wait.
         impl: implementation; None picks the fastest.
+        process_group: "world" or a torch.distributed.ProcessGroup for the loss of the points of all
+            its ranks, see :mod:`otkernels.distributed`; None is this process alone.
 
     Shape: ``loss(x, y)`` takes (..., N, D) and (..., M, D) and, by keyword, weights ``a`` (..., N)
     and ``b`` (..., M) and lengths ``x_lengths`` and ``y_lengths`` (...).
@@ -49,14 +61,15 @@ class GaussianWassersteinLoss(_Gaussian):
     def __init__(
         self,
         *,
-        correction=0,
-        eps=0.0,
-        diagonal=False,
-        squared=True,
-        reduction="mean",
-        validate=False,
-        impl=None,
-    ):
+        correction: int = 0,
+        eps: float = 0.0,
+        diagonal: bool = False,
+        squared: bool = True,
+        reduction: Reduction = "mean",
+        validate: bool = False,
+        impl: Impl | None = None,
+        process_group: Group | None = None,
+    ) -> None:
         super().__init__(
             correction=correction,
             eps=eps,
@@ -65,12 +78,22 @@ class GaussianWassersteinLoss(_Gaussian):
             reduction=reduction,
             validate=validate,
             impl=impl,
+            process_group=process_group,
         )
 
-    def forward(self, x, y, *, a=None, b=None, x_lengths=None, y_lengths=None):
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        a: Tensor | None = None,
+        b: Tensor | None = None,
+        x_lengths: Tensor | None = None,
+        y_lengths: Tensor | None = None,
+    ) -> Tensor:
         """The loss between x (..., N, D) and y (..., M, D)."""
         given = {"a": a, "b": b, "x_lengths": x_lengths, "y_lengths": y_lengths}
-        return gaussian_wasserstein(x, y, **given, **self._options())
+        return self._call(gaussian_wasserstein, x, y, **given, **self._options())
 
 
 class GaussianWassersteinToNormalLoss(_Gaussian):
@@ -87,6 +110,8 @@ class GaussianWassersteinToNormalLoss(_Gaussian):
         reduction: "mean" (default), "sum" or "none" over the leading axes.
         validate: check values too, in every call; for a GPU that is a wait.
         impl: implementation; None picks the fastest.
+        process_group: "world" or a torch.distributed.ProcessGroup for the loss of the points of all
+            its ranks, see :mod:`otkernels.distributed`; None is this process alone.
 
     Shape: ``loss(x)`` takes (..., N, D) and, by keyword, weights ``a`` (..., N) and ``x_lengths``.
 
@@ -98,14 +123,15 @@ class GaussianWassersteinToNormalLoss(_Gaussian):
     def __init__(
         self,
         *,
-        correction=0,
-        eps=0.0,
-        diagonal=False,
-        squared=True,
-        reduction="mean",
-        validate=False,
-        impl=None,
-    ):
+        correction: int = 0,
+        eps: float = 0.0,
+        diagonal: bool = False,
+        squared: bool = True,
+        reduction: Reduction = "mean",
+        validate: bool = False,
+        impl: Impl | None = None,
+        process_group: Group | None = None,
+    ) -> None:
         super().__init__(
             correction=correction,
             eps=eps,
@@ -114,8 +140,13 @@ class GaussianWassersteinToNormalLoss(_Gaussian):
             reduction=reduction,
             validate=validate,
             impl=impl,
+            process_group=process_group,
         )
 
-    def forward(self, x, *, a=None, x_lengths=None):
+    def forward(
+        self, x: Tensor, *, a: Tensor | None = None, x_lengths: Tensor | None = None
+    ) -> Tensor:
         """The loss of x (..., N, D)."""
-        return gaussian_wasserstein_to_normal(x, a=a, x_lengths=x_lengths, **self._options())
+        return self._call(
+            gaussian_wasserstein_to_normal, x, a=a, x_lengths=x_lengths, **self._options()
+        )

@@ -1,11 +1,16 @@
 """MMD and energy distance as modules, with the reference whose own term they keep."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
 
 from .. import _check
 from .._kernels import KERNELS
+from .._types import Bandwidth, Group, Impl, Kernel, Precision, Reduction
 from ..bandwidth import check as check_bandwidth
 from ..bandwidth import median_bandwidth
+from ..distributed.mmd import answer as answer_of_ranks
 from ..mmd import answer, check_options, within
 from ._loss import Loss
 
@@ -23,7 +28,18 @@ _KEPT = (
 class _Discrepancy(Loss):
     """Hyper-parameters of an MMD and, where one was set, a reference."""
 
-    def __init__(self, bandwidth="median", **options):
+    kernel: Kernel
+    bandwidth: Bandwidth
+    unbiased: bool
+    squared: bool
+    precision: Precision
+    reference: Tensor | None
+    reference_weights: Tensor | None
+    reference_lengths: Tensor | None
+    reference_bandwidth: Tensor | None
+    reference_term: Tensor | None
+
+    def __init__(self, bandwidth: Bandwidth = "median", **options: Any) -> None:
         super().__init__(**options)
         if isinstance(bandwidth, torch.Tensor):  # so that it moves with the module
             self.register_buffer("bandwidth", bandwidth, persistent=False)
@@ -37,13 +53,17 @@ class _Discrepancy(Loss):
             self.register_buffer(kept, None, persistent=False)
         self._term_of = None
 
-    def set_reference(self, y, *, b=None, y_lengths=None):
+    def set_reference(
+        self, y: Tensor | None, *, b: Tensor | None = None, y_lengths: Tensor | None = None
+    ) -> None:
         """Keep a copy of y for calls without one, and its own term E k(y, y'), computed once.
 
         A call then costs the pairs within x and those between x and y. No gradient flows to the
         reference. The bandwidth "median" becomes that of the reference alone, for all calls. What
         is kept moves with the module, keeps its dtype and is not part of its state_dict. Call this
         again after the kernel, the bandwidth or ``unbiased`` was changed.
+
+        With a process group the reference is the whole one, the same on all ranks, not a share.
 
         Args:
             y: (..., M, D) points of the dtype and device of the x to come; None forgets them.
@@ -83,7 +103,16 @@ class _Discrepancy(Loss):
         numbers = check_bandwidth(name, self.kernel, given)
         return self.kernel, self.unbiased, isinstance(given, str), numbers
 
-    def forward(self, x, y=None, *, a=None, b=None, x_lengths=None, y_lengths=None):
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor | None = None,
+        *,
+        a: Tensor | None = None,
+        b: Tensor | None = None,
+        x_lengths: Tensor | None = None,
+        y_lengths: Tensor | None = None,
+    ) -> Tensor:
         """The loss between x (..., N, D) and y (..., M, D), or the reference without y."""
         name, bandwidth, term = type(self).__name__, self.bandwidth, None
         if y is None:
@@ -92,22 +121,12 @@ class _Discrepancy(Loss):
             term = self.reference_term
             if self.reference_bandwidth is not None:
                 bandwidth = self.reference_bandwidth
-        return answer(
-            name,
-            x,
-            y,
-            (a, b),
-            (x_lengths, y_lengths),
-            self.kernel,
-            bandwidth,
-            unbiased=self.unbiased,
-            squared=self.squared,
-            reduction=self.reduction,
-            precision=self.precision,
-            validate=self.validate,
-            impl=self.impl,
-            within_y=term,
-        )
+        given = name, x, y, (a, b), (x_lengths, y_lengths), self.kernel, bandwidth
+        names = "unbiased", "squared", "reduction", "precision", "validate", "impl"
+        options = {name: getattr(self, name) for name in names} | {"within_y": term}
+        if self.process_group is None:
+            return answer(*given, **options)
+        return answer_of_ranks(*given, self.process_group, **options)
 
     def _check_reference(self, name, b, y_lengths):
         known = self.reference is not None
@@ -135,6 +154,8 @@ class MMDLoss(_Discrepancy):
         precision: "full" or "fast", see :func:`otkernels.mmd`.
         validate: check values too, in every call; for a GPU that is a wait.
         impl: implementation; None picks the fastest.
+        process_group: "world" or a torch.distributed.ProcessGroup for the loss of the points of all
+            its ranks, see :mod:`otkernels.distributed`; None is this process alone.
 
     Shape: ``loss(x, y)`` takes (..., N, D) and (..., M, D) and, by keyword, weights ``a`` (..., N)
     and ``b`` (..., M) and lengths ``x_lengths`` and ``y_lengths`` (...). After
@@ -151,16 +172,17 @@ class MMDLoss(_Discrepancy):
 
     def __init__(
         self,
-        kernel="gaussian",
-        bandwidth="median",
+        kernel: Kernel = "gaussian",
+        bandwidth: Bandwidth = "median",
         *,
-        unbiased=False,
-        squared=True,
-        reduction="mean",
-        precision="full",
-        validate=False,
-        impl=None,
-    ):
+        unbiased: bool = False,
+        squared: bool = True,
+        reduction: Reduction = "mean",
+        precision: Precision = "full",
+        validate: bool = False,
+        impl: Impl | None = None,
+        process_group: Group | None = None,
+    ) -> None:
         super().__init__(
             kernel=kernel,
             bandwidth=bandwidth,
@@ -170,6 +192,7 @@ class MMDLoss(_Discrepancy):
             precision=precision,
             validate=validate,
             impl=impl,
+            process_group=process_group,
         )
 
 
@@ -185,6 +208,8 @@ class EnergyDistanceLoss(_Discrepancy):
         precision: "full" or "fast", see :func:`otkernels.mmd`.
         validate: check values too, in every call; for a GPU that is a wait.
         impl: implementation; None picks the fastest.
+        process_group: "world" or a torch.distributed.ProcessGroup for the loss of the points of all
+            its ranks, see :mod:`otkernels.distributed`; None is this process alone.
 
     Shape: as :class:`MMDLoss`.
     """
@@ -194,13 +219,14 @@ class EnergyDistanceLoss(_Discrepancy):
     def __init__(
         self,
         *,
-        unbiased=False,
-        squared=True,
-        reduction="mean",
-        precision="full",
-        validate=False,
-        impl=None,
-    ):
+        unbiased: bool = False,
+        squared: bool = True,
+        reduction: Reduction = "mean",
+        precision: Precision = "full",
+        validate: bool = False,
+        impl: Impl | None = None,
+        process_group: Group | None = None,
+    ) -> None:
         super().__init__(
             unbiased=unbiased,
             squared=squared,
@@ -208,4 +234,5 @@ class EnergyDistanceLoss(_Discrepancy):
             precision=precision,
             validate=validate,
             impl=impl,
+            process_group=process_group,
         )

@@ -1,8 +1,13 @@
 """Sliced losses as modules, with the directions that they keep."""
 
+from typing import Any, get_args
+
 import torch
+from torch import Tensor
 
 from .. import _check
+from .._types import Group, Impl, Method, Reduction, Resample, Slices
+from ..distributed._ranks import Ranks
 from ..max_sliced import max_sliced_wasserstein
 from ..projections import METHODS, sample_projections
 from ..sliced import sliced_wasserstein
@@ -11,7 +16,7 @@ from ._loss import Loss
 
 __all__ = ["MaxSlicedWassersteinLoss", "SlicedWassersteinLoss", "SlicedWassersteinToNormalLoss"]
 
-RESAMPLE = ("step", "epoch", "fixed")
+RESAMPLE = get_args(Resample)
 
 
 class _Sliced(Loss):
@@ -19,7 +24,15 @@ class _Sliced(Loss):
 
     shown = ("n_projections", "p")
 
-    def __init__(self, **options):
+    n_projections: int
+    method: Method
+    resample: Resample
+    dim: int | None
+    generator: torch.Generator | None
+    root: bool
+    projections: Tensor | None
+
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         name = type(self).__name__
         _check.positive_int(name, "n_projections", options["n_projections"])
@@ -43,7 +56,13 @@ class _Sliced(Loss):
             dtype=torch.float32,
         )
 
-    def resample_projections(self):
+    def _kept(self):
+        """The directions that are kept: of ranks, those of the first."""
+        if self.projections is None or self.process_group is None:
+            return self.projections
+        return Ranks(type(self).__name__, self.process_group).first(self.projections.clone())
+
+    def resample_projections(self) -> None:
         """Draw new directions; call it at the start of each epoch when ``resample="epoch"``."""
         ok = self.resample == "epoch"
         _check.require(ok, type(self).__name__, "resample", "be 'epoch'", repr(self.resample))
@@ -76,6 +95,8 @@ class SlicedWassersteinLoss(_Sliced):
         reduction: "mean" (default), "sum" or "none" over the leading axes.
         validate: check values too, in every call; for a GPU that is a wait.
         impl: implementation; None picks the fastest.
+        process_group: "world" or a torch.distributed.ProcessGroup for the loss of the points of all
+            its ranks, see :mod:`otkernels.distributed`; None is this process alone.
 
     Shape: ``loss(x, y)`` takes (..., N, D) and (..., M, D) and, by keyword, weights ``a`` (..., N)
     and ``b`` (..., M) and lengths ``x_lengths`` and ``y_lengths`` (...).
@@ -86,21 +107,25 @@ class SlicedWassersteinLoss(_Sliced):
     0.0
     """
 
+    p: float
+    slices: Slices | None
+
     def __init__(
         self,
-        n_projections=128,
+        n_projections: int = 128,
         *,
-        p=2,
-        method="gaussian",
-        resample="step",
-        dim=None,
-        slices=None,
-        generator=None,
-        root=False,
-        reduction="mean",
-        validate=False,
-        impl=None,
-    ):
+        p: float = 2,
+        method: Method = "gaussian",
+        resample: Resample = "step",
+        dim: int | None = None,
+        slices: Slices | None = None,
+        generator: torch.Generator | None = None,
+        root: bool = False,
+        reduction: Reduction = "mean",
+        validate: bool = False,
+        impl: Impl | None = None,
+        process_group: Group | None = None,
+    ) -> None:
         super().__init__(
             n_projections=n_projections,
             p=p,
@@ -113,6 +138,7 @@ class SlicedWassersteinLoss(_Sliced):
             reduction=reduction,
             validate=validate,
             impl=impl,
+            process_group=process_group,
         )
         name = type(self).__name__
         known = slices is None or callable(slices)
@@ -120,12 +146,22 @@ class SlicedWassersteinLoss(_Sliced):
         one = slices is None or resample == "step"
         _check.require(one, name, "slices", "be None with kept directions", type(slices).__name__)
 
-    def forward(self, x, y, *, a=None, b=None, x_lengths=None, y_lengths=None):
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        a: Tensor | None = None,
+        b: Tensor | None = None,
+        x_lengths: Tensor | None = None,
+        y_lengths: Tensor | None = None,
+    ) -> Tensor:
         """The loss between x (..., N, D) and y (..., M, D)."""
-        return sliced_wasserstein(
+        return self._call(
+            sliced_wasserstein,
             x,
             y,
-            projections=self.projections if self.slices is None else self.slices,
+            projections=self._kept() if self.slices is None else self.slices,
             a=a,
             b=b,
             x_lengths=x_lengths,
@@ -149,23 +185,26 @@ class SlicedWassersteinToNormalLoss(_Sliced):
         reduction: "mean" (default), "sum" or "none" over the leading axes.
         validate: check values too, in every call; for a GPU that is a wait.
         impl: implementation; None picks the fastest.
+        process_group: "world" or a torch.distributed.ProcessGroup for the loss of the points of all
+            its ranks, see :mod:`otkernels.distributed`; None is this process alone.
 
     Shape: ``loss(x)`` takes (..., N, D) and, by keyword, ``x_lengths`` (...).
     """
 
     def __init__(
         self,
-        n_projections=128,
+        n_projections: int = 128,
         *,
-        method="gaussian",
-        resample="step",
-        dim=None,
-        generator=None,
-        root=False,
-        reduction="mean",
-        validate=False,
-        impl=None,
-    ):
+        method: Method = "gaussian",
+        resample: Resample = "step",
+        dim: int | None = None,
+        generator: torch.Generator | None = None,
+        root: bool = False,
+        reduction: Reduction = "mean",
+        validate: bool = False,
+        impl: Impl | None = None,
+        process_group: Group | None = None,
+    ) -> None:
         super().__init__(
             n_projections=n_projections,
             method=method,
@@ -176,12 +215,18 @@ class SlicedWassersteinToNormalLoss(_Sliced):
             reduction=reduction,
             validate=validate,
             impl=impl,
+            process_group=process_group,
         )
 
-    def forward(self, x, *, x_lengths=None):
+    def forward(self, x: Tensor, *, x_lengths: Tensor | None = None) -> Tensor:
         """The loss of x (..., N, D)."""
-        return sliced_wasserstein_to_normal(
-            x, projections=self.projections, x_lengths=x_lengths, **self._options()
+        options = self._options()
+        return self._call(
+            sliced_wasserstein_to_normal,
+            x,
+            projections=self._kept(),
+            x_lengths=x_lengths,
+            **options,
         )
 
 
@@ -208,21 +253,27 @@ class MaxSlicedWassersteinLoss(_Sliced):
     Shape: as :class:`SlicedWassersteinLoss`.
     """
 
+    p: float
+    n_starts: int
+    n_steps: int
+    warm_start: bool
+    direction: Tensor | None
+
     def __init__(
         self,
-        n_projections=128,
+        n_projections: int = 128,
         *,
-        p=2,
-        method="gaussian",
-        n_starts=4,
-        n_steps=20,
-        warm_start=True,
-        generator=None,
-        root=False,
-        reduction="mean",
-        validate=False,
-        impl=None,
-    ):
+        p: float = 2,
+        method: Method = "gaussian",
+        n_starts: int = 4,
+        n_steps: int = 20,
+        warm_start: bool = True,
+        generator: torch.Generator | None = None,
+        root: bool = False,
+        reduction: Reduction = "mean",
+        validate: bool = False,
+        impl: Impl | None = None,
+    ) -> None:
         super().__init__(
             n_projections=n_projections,
             p=p,
@@ -241,9 +292,18 @@ class MaxSlicedWassersteinLoss(_Sliced):
         _check.not_negative_int(name, "n_steps", n_steps)
         self.register_buffer("direction", None, persistent=False)
 
-    def forward(self, x, y, *, a=None, b=None, x_lengths=None, y_lengths=None):
+    def forward(
+        self,
+        x: Tensor,
+        y: Tensor,
+        *,
+        a: Tensor | None = None,
+        b: Tensor | None = None,
+        x_lengths: Tensor | None = None,
+        y_lengths: Tensor | None = None,
+    ) -> Tensor:
         """The loss between x (..., N, D) and y (..., M, D)."""
-        value, self.direction = max_sliced_wasserstein(
+        value, direction = max_sliced_wasserstein(
             x,
             y,
             start=self._start(x, y, a, b, x_lengths, y_lengths),
@@ -254,6 +314,11 @@ class MaxSlicedWassersteinLoss(_Sliced):
             return_direction=True,
             **self._options("p", "n_starts", "n_steps"),
         )
+        # What torch.func wraps means nothing once its transform has ended.
+        if torch.compiler.is_compiling() or not torch._C._functorch.is_functorch_wrapped_tensor(
+            direction
+        ):
+            self.direction = direction
         return value
 
     def _start(self, x, y, a, b, x_lengths, y_lengths):
