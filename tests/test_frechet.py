@@ -9,6 +9,7 @@ pytest.importorskip("torchmetrics")
 from torchmetrics import MetricCollection
 from torchmetrics.image.fid import FrechetInceptionDistance, _compute_fid
 
+from otkernels import gaussian_wasserstein
 from otkernels.metrics import FrechetDistance, frechet
 
 IMPLS = ["torch", "cpu"]
@@ -91,6 +92,13 @@ def test_fewer_samples_than_features(n, m, d, impl):
     x, y = rows(n, d), rows(m, d, shift=0.3, scale=2.0, seed=1)
     ours = filled(FrechetDistance(num_features=d, impl=impl), x, y, parts=2).compute()
     assert_near(ours, truth(x, y), x, y)
+
+
+@pytest.mark.parametrize(("n", "m"), [(40, 31), (4, 5)])
+def test_it_is_the_functional_of_all_samples(n, m):
+    x, y = rows(n), rows(m, shift=0.4, scale=1.5, seed=1)
+    expected = gaussian_wasserstein(x, y, correction=1)
+    assert_near(filled(FrechetDistance(num_features=D), x, y, parts=3).compute(), expected, x, y)
 
 
 def test_other_formulas_lose_digits_or_leave_the_reals_with_few_samples():
@@ -185,12 +193,13 @@ def split(x, y):
 def test_merged_states():
     x, y = rows(40, shift=3.0), rows(31, shift=2.0, seed=1)
     one, two, three = split(x, y)
+    one.compute()  # is not given again after a merge
     one.merge_state(two)
     one.merge_state(three.metric_state)
     assert_near(one.compute(), truth(x, y), x, y)
     empty = FrechetDistance(num_features=D)
     empty.merge_state(one)
-    assert torch.equal(empty.real_moments, one.real_moments)
+    assert torch.equal(empty.compute(), one.compute())
 
 
 def ranks(metrics, **options):
@@ -298,13 +307,17 @@ def test_forward_over_ranks_on_every_step():
 
 
 def test_in_a_collection_and_on_a_plot():
-    pytest.importorskip("matplotlib").use("Agg")
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
     x, y = rows(30), rows(20, shift=1.0, seed=1)
     both = MetricCollection({"square": FrechetDistance(num_features=D)})
     filled(both, x, y)
     assert_near(both.compute()["square"], truth(x, y), x, y)
     figure, axes = both["square"].plot()
-    assert axes.get_ylabel() or figure
+    assert axes.get_ylabel() == "FrechetDistance"
+    assert axes.lines[0].get_ydata()[0] == both.compute()["square"]
+    matplotlib.pyplot.close(figure)
+    assert FrechetDistance.higher_is_better is False
 
 
 # --- dtypes, devices, extractors ------------------------------------------------------------------

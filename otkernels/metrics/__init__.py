@@ -7,5 +7,13 @@ except ImportError as error:
 
 from .frechet import FrechetDistance
 from .kid import KernelInceptionDistance
+from .mmd import EnergyDistance, MaximumMeanDiscrepancy
+from .sliced import SlicedWasserstein
 
-__all__ = ["FrechetDistance", "KernelInceptionDistance"]
+__all__ = [
+    "EnergyDistance",
+    "FrechetDistance",
+    "KernelInceptionDistance",
+    "MaximumMeanDiscrepancy",
+    "SlicedWasserstein",
+]

@@ -1,15 +1,20 @@
 """Frechet distance between features: Gaussian Wasserstein distance of moments of a stream."""
 
-import torch
-from torchmetrics import Metric
+from collections.abc import Callable
+from typing import Any
 
-from .. import _check, _ops
+import torch
+from torch import Tensor
+
+from .. import _ops
 from .._results import root_and_reduce
 from .._roots import EPS
+from .._types import Impl
 from ..bures import of_covariances
+from ._stream import KINDS, Stream
 
 
-class FrechetDistance(Metric):
+class FrechetDistance(Stream):
     """Frechet distance between features of real and of fake samples, batch by batch.
 
     |m_r - m_f|^2 + tr S_r + tr S_f - 2 tr (S_r^1/2 S_f S_r^1/2)^1/2 with means m and covariances S
@@ -38,6 +43,7 @@ class FrechetDistance(Metric):
         TypeError: features that are no floating tensor.
         RuntimeError: a distance with fewer than two samples of a kind.
 
+    >>> import torch
     >>> metric = FrechetDistance(num_features=1)
     >>> metric.update(torch.tensor([[0.0], [1.0], [2.0]]), real=True)  # mean 1, deviation 1
     >>> metric.update(torch.tensor([[4.0], [7.0]]), real=False)
@@ -46,112 +52,35 @@ class FrechetDistance(Metric):
     13.0
     """
 
-    higher_is_better = False
-    is_differentiable = False
-    full_state_update = False
-    plot_lower_bound = 0.0
+    parts = ("moments",)
 
     def __init__(
         self,
-        feature=None,
-        num_features=None,
-        reset_real_features=True,
+        feature: Callable[[Any], Tensor] | None = None,
+        num_features: int | None = None,
+        reset_real_features: bool = True,
         *,
-        squared=True,
-        impl=None,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        name = type(self).__name__
-        if num_features is None:
-            num_features = getattr(feature, "num_features", None)
-        # Before the first batch, because a rank may get none and must still take part in a merge.
-        _check.positive_int(name, "num_features, or feature.num_features,", num_features)
-        ok, got = feature is None or callable(feature), type(feature).__name__
-        _check.require(ok, name, "feature", "be a module, a function or None", got)
-        if impl is not None:
-            _check.one_of(name, "impl", impl, _check.IMPLS)
-        self.feature = feature
-        self.num_features = num_features
-        self.reset_real_features = reset_real_features
+        squared: bool = True,
+        impl: Impl | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(feature, num_features, reset_real_features, impl, **kwargs)
         self.squared = squared
-        self.impl = impl
-        for kind in ("real", "fake"):
-            empty = torch.zeros(num_features + 1, num_features + 1, dtype=torch.float64)
+        size = self.num_features + 1
+        for kind in KINDS:
+            empty = torch.zeros(size, size, dtype=torch.float64)
             self.add_state(f"{kind}_moments", empty, dist_reduce_fx=_merged)
 
-    def update(self, inputs, real):
-        """Add a batch of real or of fake samples."""
-        kind = "real_moments" if real else "fake_moments"
-        setattr(self, kind, _with_rows(getattr(self, kind), self._features(inputs)))
+    def _added(self, kind, held, features):
+        return (_with_rows(*held, features.double()),)
 
-    def forward(self, inputs, real):
-        """Add a batch; its distance from all samples of the other kind so far: ().
-
-        Where there are too few samples for a distance it raises and the batch is not added.
-        """
-        # Not torchmetrics' way: it resets, and counts again the real samples that reset keeps.
-        kind = "real_moments" if real else "fake_moments"
-        before = after = getattr(self, kind)
-        setattr(self, kind, torch.zeros_like(before))
-        count = self._update_count
-        try:
-            self.update(inputs, real)
-            with self.sync_context(self.dist_sync_fn, should_sync=self.dist_sync_on_step):
-                synced = self.real_moments, self.fake_moments
-            self._forward_cache = self._distance(*synced)
-            after, count = _merged(torch.stack([before, getattr(self, kind)])), self._update_count
-        finally:
-            setattr(self, kind, after)
-            self._update_count = count
-        return self._forward_cache
-
-    def compute(self):
-        """The distance of all samples so far: (), float64."""
-        return self._distance(self.real_moments, self.fake_moments)
-
-    def reset(self):
-        """Forget the fake samples, and the real ones unless ``reset_real_features=False``."""
-        real = self.real_moments
-        super().reset()
-        if not self.reset_real_features:
-            self.real_moments = real
-
-    def plot(self, val=None, ax=None):
-        """Plot ``val``, a distance or a sequence of them, or else what ``compute`` returns."""
-        return self._plot(val, ax)
-
-    def _apply(self, fn, exclude_state=()):
-        """Move to another device, but keep the moments in float64."""
-        self._computed = None  # which would be rounded
-        super()._apply(fn, (*exclude_state, *self._defaults))
-        for kind, empty in self._defaults.items():
-            self._defaults[kind] = _moved(fn, empty)
-            setattr(self, kind, _moved(fn, getattr(self, kind)))
-        return self
-
-    def _features(self, inputs):
-        """Features (N, D) of a batch, float64."""
-        name, device = type(self).__name__, self.real_moments.device
-        features = inputs if self.feature is None else self.feature(inputs)
-        _check.floating(name, "features", features)
-        condition = f"have shape (N, {self.num_features})"
-        ok, shape = features.shape[1:] == (self.num_features,), tuple(features.shape)
-        _check.require(ok, name, "features", condition, shape)
-        ok, condition = features.device == device, f"be on the metric's device {device}"
-        _check.require(ok, name, "features", condition, features.device)
-        return features.double()
-
-    def _distance(self, *states):
-        name = type(self).__name__
+    def _distance(self, real, fake):
+        states = *real, *fake
         counts = [state[0, 0] for state in states]
-        if min(counts) < 2:
-            got = "{:.0f} real and {:.0f} fake".format(*(n.item() for n in counts))
-            condition = "be two or more of each kind"
-            raise RuntimeError(_check.message(name, "samples", condition, got))
+        self._require_samples(2, counts)
         means = [state[0, 1:] for state in states]
         covs = [state[1:, 1:] / (n - 1) for state, n in zip(states, counts, strict=True)]
-        impl = _ops.choose_impl(name, self.impl, means[0].device)
+        impl = _ops.choose_impl(type(self).__name__, self.impl, means[0].device)
         # Of a covariance of fewer samples than features rounding leaves eigenvalues of this size.
         cutoff = self.num_features * EPS
         with _ops.without_autocast(means[0].device):
@@ -191,8 +120,3 @@ def _merged(states):
     merged[0, 0], merged[0, 1:] = n, mean
     merged[1:, 1:] = scatters.sum(0) + (counts * apart).mT @ apart
     return merged
-
-
-def _moved(fn, tensor):
-    moved = fn(tensor)
-    return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)

@@ -1,10 +1,15 @@
 """Kernel Inception Distance by the unbiased MMD."""
 
+from typing import Any
+
 import torch
+from torch import Tensor
+from torch.nn import Module
 from torchmetrics.image import kid
 from torchmetrics.utilities.data import dim_zero_cat
 
 from .. import _check
+from .._types import Impl
 from ..mmd import mmd
 
 # Features of so many numbers are copied at a time, of the real and of the fake images each.
@@ -40,18 +45,18 @@ class KernelInceptionDistance(kid.KernelInceptionDistance):
 
     def __init__(
         self,
-        feature=2048,
-        subsets=100,
-        subset_size=1000,
-        degree=3,
-        gamma=None,
-        coef=1.0,
-        reset_real_features=True,
-        normalize=False,
+        feature: int | Module = 2048,
+        subsets: int = 100,
+        subset_size: int = 1000,
+        degree: int = 3,
+        gamma: float | None = None,
+        coef: float = 1.0,
+        reset_real_features: bool = True,
+        normalize: bool = False,
         *,
-        impl=None,
-        **kwargs,
-    ):
+        impl: Impl | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(
             feature,
             subsets,
@@ -72,7 +77,7 @@ class KernelInceptionDistance(kid.KernelInceptionDistance):
             _check.one_of(name, "impl", impl, _check.IMPLS)
         self.impl = impl
 
-    def compute(self):
+    def compute(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of MMD^2 over the subsets: () and ()."""
         features = [dim_zero_cat(held) for held in (self.real_features, self.fake_features)]
         for name, points in zip(("real", "fake"), features, strict=True):
