@@ -6,6 +6,7 @@ import pytest
 import torch
 from support import assert_close64, value_and_grads
 
+import otkernels
 from otkernels import (
     max_sliced_wasserstein,
     mmd,
@@ -128,19 +129,12 @@ def test_many_problems():
     assert_close64(actual, expected, terms=100)
 
 
-@pytest.mark.parametrize("kind", ["equal", *KINDS])
-@pytest.mark.parametrize("n", [300, 10_000, 40_000])
-def test_cuda_graph(n, kind):
-    x, y = torch.randn(2, n, 8, device="cuda")
-    y = y if kind == "equal" else y[: n // 2]
-    theta = torch.randn(8, 32, device="cuda")
-    x.requires_grad_()
-    given = measures(kind, n, len(y))
+def captured(step, leaves):
+    """The results of a graph of ``step()``, replayed after the leaves have got new content.
 
-    def step():
-        (grad,) = torch.autograd.grad(sliced_wasserstein(x, y, projections=theta, **given), x)
-        return grad
-
+    A step returns tensors, value and gradients, and is warm when it is captured: by then kernels
+    are compiled and the tables of steps of the polar iterations are on the device.
+    """
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -149,11 +143,102 @@ def test_cuda_graph(n, kind):
     torch.cuda.current_stream().wait_stream(side)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = step()
+        results = step()
     with torch.no_grad():
-        x.copy_(torch.randn_like(x))
+        for k, leaf in enumerate(leaves):
+            leaf.mul_(1.5 + k)  # covariances stay such
     graph.replay()
-    torch.testing.assert_close(captured, step(), rtol=0, atol=0)
+    return [t.clone() for t in results]
+
+
+def check_graph(function, *leaves):
+    """A captured step of value and gradients gives on new data the bits of an eager one."""
+    leaves = [leaf.clone().requires_grad_() for leaf in leaves]
+
+    def step():
+        value = function(*leaves)
+        value = (
+            value if isinstance(value, torch.Tensor) else torch.cat([t.flatten() for t in value])
+        )
+        return value.detach(), *torch.autograd.grad(value.sum(), leaves)
+
+    before = step()[0].clone()
+    results = captured(step, leaves)
+    assert not torch.equal(results[0], before)
+    for out, eager in zip(results, step(), strict=True):
+        torch.testing.assert_close(out, eager, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["equal", *KINDS])
+@pytest.mark.parametrize("n", [300, 10_000, 40_000])
+def test_cuda_graph(n, kind):
+    x, y = torch.randn(2, n, 8, device="cuda")
+    y = y if kind == "equal" else y[: n // 2].clone()
+    theta = torch.randn(8, 32, device="cuda")
+    given = measures(kind, n, len(y))
+    check_graph(lambda x, y: sliced_wasserstein(x, y, projections=theta, **given), x, y)
+
+
+def directions(d=8, n=32):
+    return torch.nn.functional.normalize(torch.randn(d, n, device="cuda"), dim=0)
+
+
+def circles():
+    return otkernels.sample_great_circles(8, 16, device="cuda")
+
+
+def given_directions(function, make=directions, **options):
+    projections = make()
+    return lambda *clouds: function(*clouds, projections=projections, **options)
+
+
+LOSSES = {
+    "to_normal": lambda: given_directions(sliced_wasserstein_to_normal),
+    "max_sliced": lambda: given_directions(max_sliced_wasserstein, n_steps=3),
+    "sphere": lambda: given_directions(otkernels.sliced_wasserstein_sphere, circles),
+    "line": lambda: lambda x, y: wasserstein_1d(x.mT, y.mT),
+    **{
+        kernel: functools.partial(functools.partial, mmd, kernel=kernel)
+        for kernel in ["gaussian", "laplacian", "imq", "rational_quadratic", "polynomial", "energy"]
+    },
+    "scales": lambda: functools.partial(mmd, kernel="imq", bandwidth=otkernels.wae_bandwidths(8)),
+    "energy_distance": lambda: otkernels.energy_distance,
+    "blocks": lambda: lambda x, y: otkernels.mmd_blocks(x, y, block_size=100).value,
+    "gaussian_wasserstein": lambda: otkernels.gaussian_wasserstein,
+    "gaussian_to_normal": lambda: otkernels.gaussian_wasserstein_to_normal,
+    "mean_cov": lambda: otkernels.mean_cov,
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_of_points_in_a_cuda_graph(name):
+    function = LOSSES[name]()
+    one = name in ("to_normal", "gaussian_to_normal", "mean_cov")
+    if name == "sphere":  # only directions count there
+        theirs = function
+
+        def function(x, y):
+            return theirs(x + 1, y)
+
+    check_graph(function, *torch.randn(2, 300, 8, device="cuda")[: 1 if one else 2].unbind(0))
+
+
+@pytest.mark.parametrize("n", [50, 300])
+def test_gaussians_of_many_features_in_a_cuda_graph(n):
+    check_graph(otkernels.gaussian_wasserstein, *torch.randn(2, n, 150, device="cuda").unbind(0))
+
+
+@pytest.mark.parametrize("d", [8, 100, 200])
+@pytest.mark.parametrize("name", ["bures_wasserstein", "gaussian_map", "sqrtm", "inv_sqrtm"])
+def test_losses_of_covariances_in_a_cuda_graph(name, d):
+    points = torch.randn(2, 3, 2 * d, d, device="cuda")
+    covariances = (points.mT @ points / (2 * d)).unbind(0)
+    means = torch.randn(2, 3, d, device="cuda").unbind(0)
+    function = getattr(otkernels, name)
+    if "sqrtm" in name:
+        check_graph(function, covariances[0].clone())
+    else:
+        check_graph(function, means[0], covariances[0], means[1], covariances[1])
 
 
 def test_tensors_of_another_device_than_the_current():
@@ -222,25 +307,3 @@ def test_fast_mmd():
     assert (fast[0] - exact[0]).abs() <= 1e-5  # as the docstring says, of a kernel of at most 1
     for out, reference in zip(fast[1:], exact[1:], strict=True):
         assert (out - reference).abs().max() <= 1e-3 * reference.abs().max()
-
-
-def test_mmd_in_a_cuda_graph():
-    x, y = torch.randn(2, 1000, 20, device="cuda")
-    x.requires_grad_()
-
-    def step():
-        return torch.autograd.grad(mmd(x, y, kernel="energy"), x)[0]
-
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(3):
-            step()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = step()
-    with torch.no_grad():
-        x.copy_(torch.randn_like(x))
-    graph.replay()
-    torch.testing.assert_close(captured, step(), rtol=0, atol=0)

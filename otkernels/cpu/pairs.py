@@ -191,10 +191,13 @@ class Pairs:
             self.right.take(p, j, i, self.left, transposed, slope, 1)
 
     def _memory(self, shape):
-        """Tiles of a shape, reused by all tiles of that shape."""
+        """Five tiles of a shape, in memory that all shapes share: the first is the largest."""
+        if not self.tiles:
+            dtype, size = self.left.columns.dtype, math.prod(shape)
+            self.room = [torch.empty(size, dtype=dtype) for _ in range(5)]
         if shape not in self.tiles:
-            dtype = self.left.columns.dtype
-            self.tiles[shape] = [torch.empty(shape, dtype=dtype) for _ in range(5)]
+            size = math.prod(shape)
+            self.tiles[shape] = [room[:size].view(shape) for room in self.room]
         return self.tiles[shape]
 
     def _distances(self, p, i, j, tiles):

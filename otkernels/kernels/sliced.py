@@ -21,9 +21,10 @@ from .cells import Side, match_cells, sorted_side
 from .match import MERGED, match
 from .matmul import matmul
 
-# Scratch of one chunk of directions, though never less than one direction of every problem. Both
-# projections should stay in a GPU's second-level cache; the library sort, with sorted values and
-# int64 positions besides, wants many rows at a time more.
+# Bytes of both projections of one chunk, though never less than one direction of every problem.
+# They should stay in a GPU's second-level cache. Runs to be merged take up to four times that more.
+# The library sort wants many rows at a time; its bytes are those of all the scratch, sorted values
+# and int64 positions included, to which levels of weights add up to half.
 CHUNK_BYTES = 24 * 2**20
 CHUNK_BYTES_SORTED = 128 * 2**20
 # The least side of a tile in the products.
