@@ -30,8 +30,7 @@ def draw(lines, mode, folder, allow_dirty=False):
     paths = []
     groups = _grouped(lines, "op", "device", "device_name", "threads", "clock")
     for (op, device, _, threads, clock), group in groups:
-        suffix = "" if threads == 1 or device == "cuda" else f"_{threads}threads"
-        paths.append(folder / f"{op}_{device}_{clock}_{mode}{suffix}.png")
+        paths.append(folder / records.figure_name(op, device, threads, clock, mode))
         figure = _figure(cases.family(op), group)
         figure.savefig(paths[-1], dpi=150)
         plt.close(figure)

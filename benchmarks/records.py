@@ -85,6 +85,12 @@ def environment(device, commit=None):
     }
 
 
+def figure_name(op, device, threads, clock, mode):
+    """The file that ``plot`` draws of these records and that ``report`` shows."""
+    suffix = "" if threads == 1 or device == "cuda" else f"_{threads}threads"
+    return f"{op}_{device}_{clock}_{mode}{suffix}.png"
+
+
 def _version(distribution):
     try:
         return importlib.metadata.version(distribution)

@@ -45,6 +45,7 @@ def _machine(lines):
             continue
         yield f"#### `{family.op}`{'' if family.p is None else f', p = {family.p}'}\n"
         yield family.note and f"{family.note}\n"
+        yield _figures(own)
         yield _goals(family, own[0]["device"], own)
         yield _slower(family, own)
         for mode in MODES:
@@ -95,6 +96,17 @@ def _grid(family, lines, title, cell):
         places = [by_place.get((shape, name)) for name in names]
         rows.append([shape, *("–" if line is None else cell(line, ours) for line in places)])
     return f"{title}\n\n{table(['shape', *names], rows)}" if rows else ""
+
+
+def _figures(lines):
+    """What ``plot`` draws of them."""
+    mode = "forward_backward"
+    clocks = {line["clock"] for line in lines if line["mode"] == mode and line["ms_p50"]}
+    names = (
+        records.figure_name(*(lines[0][key] for key in ("op", "device", "threads")), clock, mode)
+        for clock in sorted(clocks)
+    )
+    return "".join(f"![time and error against size](figures/{name})\n" for name in names)
 
 
 def _times(family, lines, mode, clock):

@@ -57,6 +57,7 @@ def test_report_fills_the_markers_and_only_them(clean, tmp_path, capsys):
     arguments = ["report", "--records", str(clean), "--doc", str(doc)]
     assert main(arguments) == 0
     page = doc.read_text()
+    assert "](figures/sliced_wasserstein_cpu_wall_forward_backward.png)\n" in page
     assert page.startswith("above\n")
     assert page.endswith("below\n")
     assert "old" not in page
