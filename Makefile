@@ -7,7 +7,7 @@ MADE_FROM := setup.py pyproject.toml .ci/constraints.txt
 TESTERS ?= 2
 GATE_VERSIONS := 3.6.0 3.9.0
 
-.PHONY: train compare claims test verify bench gate gpu lint clean
+.PHONY: train compare claims test verify bench docs gate gpu lint clean
 
 train: $(VENV)/models.done
 	$(BIN)/python -m models fit
@@ -31,6 +31,10 @@ bench: $(VENV)/dev.done
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks run
 	$(BIN)/python -m benchmarks plot
 
+# The site, in docs/_build/html. DOCS_OPTIONS='-D plot_gallery=0' leaves the gallery's examples unrun.
+docs: $(VENV)/docs.done
+	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -q -n -W --keep-going $(DOCS_OPTIONS) docs docs/_build/html
+
 # Compiles every kernel for every target: with the pinned Triton, the oldest and the newest that are
 # supported, and rewrites the register tables. Takes an hour or so.
 gate: $(VENV)/dev.done $(GATE_VERSIONS:%=$(VENV)/triton-%)
@@ -46,9 +50,10 @@ gpu: $(VENV)/dev.done
 lint: $(VENV)/dev.done
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
 
 clean:
-	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist runs *.egg-info .pytest_cache .ruff_cache .mypy_cache docs/_build docs/auto_gallery
 
 # --- set-up -------------------------------------------------------------------------------------
 
@@ -64,9 +69,13 @@ $(VENV)/verify.done: $(VENV)/pip.done $(MADE_FROM)
 	$(PIP_INSTALL) --editable '.[verify]'
 	touch $@
 
+$(VENV)/docs.done: $(VENV)/pip.done $(MADE_FROM)
+	$(PIP_INSTALL) --editable '.[docs]'
+	touch $@
+
 $(VENV)/dev.done: $(VENV)/pip.done $(MADE_FROM)
 	$(PIP_INSTALL) --editable '.[dev]'
-	touch $@ $(VENV)/models.done $(VENV)/verify.done
+	touch $@ $(VENV)/models.done $(VENV)/verify.done $(VENV)/docs.done
 
 $(VENV)/triton-%: $(VENV)/pip.done
 	rm -rf $@.part
