@@ -1,7 +1,8 @@
 """Command line: ``python -m models fit | validate | test | sample | interpolate | compare``.
 
-Exit codes: 0 success; 1 a run that could not go on (NaN, full disk); 2 bad input; 130 Ctrl-C; 143
-terminated. Each but the first is said in one line on stderr. A bug ends in a traceback.
+Exit codes: 0 success; 1 a run that could not go on (NaN, full disk, another process gone); 2 bad
+input; 130 Ctrl-C; 143 terminated. Each but the first is said in one line on stderr. A bug ends in a
+traceback.
 """
 
 import argparse

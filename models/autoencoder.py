@@ -3,6 +3,9 @@
 import lightning as L
 import numpy as np
 import torch
+from torch import distributed as dist
+
+from otkernels import distributed
 
 from .errors import require
 from .evaluating import evaluating
@@ -20,8 +23,9 @@ class Autoencoder(L.LightningModule):
     """An encoder, a decoder and a prior; loss = reconstruction + weight * penalty.
 
     Reconstruction is the squared error summed over an item and averaged over the batch. Penalties
-    are means over the batch too, so ``weight`` does not depend on its size. An item is an image
-    (channels, height, width) with pixels in [0, 1], or a point (dim,).
+    are means over the batch too, so ``weight`` does not depend on its size. On several processes
+    the batch is that of all of them together, see :meth:`of_all`. An item is an image (channels,
+    height, width) with pixels in [0, 1], or a point (dim,).
 
     With ``weight=0``, the default of this class, there is no penalty: this is the plain
     autoencoder, the first of the baselines. Prior points, directions and whatever else a penalty
@@ -114,6 +118,25 @@ class Autoencoder(L.LightningModule):
     def parameter_groups(self):
         """Adam's parameter groups; one with ``drops=False`` keeps its step size throughout."""
         return [{"params": list(self.parameters())}]
+
+    # --- several processes ------------------------------------------------------------------------
+
+    @property
+    def processes(self):
+        """How many processes take this training step together, each with a batch of its own.
+
+        1 outside of training: every process evaluates the codes of all, gathered before.
+        """
+        together = self.training and dist.is_available() and dist.is_initialized()
+        return dist.get_world_size() if together else 1
+
+    def of_all(self, function):
+        """``function`` of otkernels, for what all processes hold in a training step.
+
+        On several it is that of :mod:`otkernels.distributed`: the value of one process with the
+        whole batch, and gradients whose mean over processes, which DDP takes, are its gradients.
+        """
+        return getattr(distributed, function.__name__) if self.processes > 1 else function
 
     # --- encode, decode, sample -------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
@@ -139,9 +140,18 @@ class CLI(LightningCLI):
 
     def _trainer(self, **kwargs):
         try:
-            return super().instantiate_trainer(**kwargs)
+            trainer = super().instantiate_trainer(**kwargs)
+            self._require_all_processes(trainer)
+            return trainer
         except MisconfigurationException as error:  # arguments that do not fit this machine
             raise InputError(f"models: --trainer: {error}") from error
+
+    def _require_all_processes(self, trainer):
+        """Refuse to run once in each process of torchrun: all would write the same files."""
+        started = TorchElasticEnvironment().world_size() if TorchElasticEnvironment.detect() else 0
+        condition = f"be {started} in all, as many as torchrun has started processes"
+        ok = trainer.world_size == started or not started
+        require(ok, self.subcommand, "--trainer.devices", condition, trainer.world_size)
 
     @rank_zero_only
     def before_fit(self):

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch.distributed import DistError
 
 from . import report, runs
 
@@ -68,6 +69,10 @@ def told(folder, trainer):
         _fail(f"{error}", FAILED, folder, trainer, f"{hint}gradient_clip_val 1")
     except OSError as error:
         _fail(f"{type(error).__name__}: {error}", FAILED, folder, trainer)
+    except RuntimeError as error:
+        if not is_lost_process(error):
+            raise
+        _fail("another process has ended or does not answer", FAILED, folder, trainer)
     except SIGTERMException:
         _fail("terminated", TERMINATED, folder, trainer)
     except (KeyboardInterrupt, SystemExit) as error:
@@ -79,6 +84,11 @@ def told(folder, trainer):
 def is_interrupt(error):
     """Whether an exception comes from Ctrl-C, which Lightning answers with SystemExit."""
     return any(isinstance(e, KeyboardInterrupt) for e in (error, error.__context__))
+
+
+def is_lost_process(error):
+    """Whether an exception says that an exchange with other processes has failed."""
+    return isinstance(error, DistError) or "gloo/transport" in str(error)  # which has no class
 
 
 def _fail(why, code, folder, trainer, hint=""):

@@ -93,7 +93,7 @@ class TwoStages(Autoencoder):
         data = self.trainer.datamodule
         batches = in_order(data.train, data.workers)
         with evaluating(self):
-            return torch.cat([self.encode(items.to(self.device)) for items, _ in batches])
+            return torch.cat([self.encode(items.to(self.centre)) for items, _ in batches])
 
     def losses(self, items, generator):
         """Of the stage that the run is in."""

@@ -29,6 +29,5 @@ class SlicedWAE(Autoencoder):
 
     def penalty(self, codes, points, generator):
         """Sliced W_2^2 of codes (n, d) to prior points (n, d)."""
-        return sliced_wasserstein(
-            codes, points, n_projections=self.n_projections, generator=generator
-        )
+        distance = self.of_all(sliced_wasserstein)
+        return distance(codes, points, n_projections=self.n_projections, generator=generator)

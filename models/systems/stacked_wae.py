@@ -114,9 +114,11 @@ class StackedWAE(TwoStages):
     def _discrepancy(self, x, y, scales, generator):
         """D between points (n, d) and (n, d)."""
         if self.penalty_kind == "sliced":
-            return sliced_wasserstein(x, y, n_projections=N_SLICES, generator=generator)
-        _require(len(x) > 1, "the batch", "hold 2 items or more", len(x))
-        return mmd(x, y, kernel="imq", bandwidth=scales, unbiased=True)
+            distance = self.of_all(sliced_wasserstein)
+            return distance(x, y, n_projections=N_SLICES, generator=generator)
+        n = len(x) * self.processes
+        _require(n > 1, "the batch", "hold 2 items or more", n)
+        return self.of_all(mmd)(x, y, kernel="imq", bandwidth=scales, unbiased=True)
 
     def objective_text(self):
         """Both levels and the schedule, in one line for people."""

@@ -96,8 +96,10 @@ class WAE(Autoencoder):
         """What the encoder pays for codes (n, d) beside prior points (n, d)."""
         if self.form == "gan":
             return self.adversary.encoder_loss(codes)
-        require(len(codes) > 1, "WAE", "the batch", "hold 2 items or more", len(codes))
-        return mmd(codes, points, kernel="imq", bandwidth=self.bandwidths, unbiased=True)
+        n = len(codes) * self.processes
+        require(n > 1, "WAE", "the batch", "hold 2 items or more", n)
+        options = {"kernel": "imq", "bandwidth": self.bandwidths, "unbiased": True}
+        return self.of_all(mmd)(codes, points, **options)
 
     def penalties(self, posterior, codes, points, generator):
         """The encoder's penalty and, beside it, what the adversary minimises."""

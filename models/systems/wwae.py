@@ -32,7 +32,6 @@ class WWAE(Autoencoder):
     covariance I pass as N(0, I), and so does an encoder of pure noise. ``val/prior_distance`` sees
     the first, ``val/noise_share`` the second. A batch has to be several times the dimension of the
     codes, for codes of the prior itself cost about (d + d (d + 1) / 4) / n with a full covariance.
-    With several processes each one charges its own batch.
 
     Args:
         weight: strength of the penalty.
@@ -72,8 +71,9 @@ class WWAE(Autoencoder):
     def penalties(self, posterior, codes, points, generator):
         """The distance of the codes' moments to the prior's; ``points`` are not used."""
         n, law = len(codes), Posterior(codes) if self.moments == "sampled" else posterior
+        n *= self.processes
         require(n > 1, "WWAE", "batch_size", "be at least 2, for a covariance", n)
-        moments = code_moments(law)
+        moments = code_moments(law, self.of_all(mean_cov))
         if self.momentum > 0 and self.training:
             moments = self._running(moments)
         target = self.prior_mean, self.prior_cov
@@ -100,15 +100,16 @@ class WWAE(Autoencoder):
         return metrics if posterior.variance is None else {**metrics, **noise_share(posterior)}
 
 
-def code_moments(posterior):
+def code_moments(posterior, moments=mean_cov):
     """Mean (d,) and covariance (d, d) of codes that are drawn from n posteriors.
 
     The law of total variance: the mean of the variances plus the covariance of the means, over
-    n - 1. Without variances that of the codes themselves.
+    n - 1. Without variances that of the codes themselves. ``moments`` is otkernels.mean_cov, or
+    that of otkernels.distributed for the posteriors of all processes.
     """
-    mean, cov = mean_cov(posterior.mean, correction=1)
+    mean, cov = moments(posterior.mean, correction=1)
     if posterior.variance is not None:
-        cov = cov + torch.diag(posterior.variance.to(cov.dtype).mean(0))
+        cov = cov + torch.diag(moments(posterior.variance)[0])
     return mean, cov
 
 
