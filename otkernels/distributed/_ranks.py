@@ -45,7 +45,7 @@ class Ranks:
 
     def first(self, tensor):
         """The tensor of the first rank, on all of them; it has no gradient."""
-        tensor = tensor.contiguous()
+        tensor = tensor.clone(memory_format=torch.contiguous_format)
         self.run(dist.broadcast, tensor, dist.get_global_rank(self.group, 0))
         return tensor
 

@@ -60,7 +60,7 @@ class _Sliced(Loss):
         """The directions that are kept: of ranks, those of the first."""
         if self.projections is None or self.process_group is None:
             return self.projections
-        return Ranks(type(self).__name__, self.process_group).first(self.projections.clone())
+        return Ranks(type(self).__name__, self.process_group).first(self.projections)
 
     def resample_projections(self) -> None:
         """Draw new directions; call it at the start of each epoch when ``resample="epoch"``."""
