@@ -4,6 +4,7 @@ import functools
 import tempfile
 import traceback
 from datetime import timedelta
+from multiprocessing import set_forkserver_preload
 from pathlib import Path
 
 import torch
@@ -11,6 +12,7 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 TIMEOUT = timedelta(seconds=60)
+set_forkserver_preload(["otkernels", "pytest"])  # imported once, not by each rank
 
 
 def _rank(rank, size, folder, cases, timeout):
@@ -40,5 +42,5 @@ def everywhere(size, cases, timeout=TIMEOUT):
     """
     with tempfile.TemporaryDirectory() as folder:
         given = size, folder, dict(cases), timeout
-        multiprocessing.spawn(_rank, given, nprocs=size)
+        multiprocessing.start_processes(_rank, given, nprocs=size, start_method="forkserver")
         return [torch.load(Path(folder) / f"{rank}.pt") for rank in range(size)]
