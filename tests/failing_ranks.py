@@ -33,7 +33,7 @@ SCENARIOS = {
 def outcomes():
     """From scenario and function to a list of what the other ranks report: a dict each."""
     context = multiprocessing.get_context("forkserver")  # torch is imported once for all
-    context.set_forkserver_preload(["otkernels.distributed"])
+    context.set_forkserver_preload(["torch"])
     with tempfile.TemporaryDirectory() as folder:
         processes = []
         for number, scenario in enumerate(SCENARIOS):

@@ -12,7 +12,9 @@ from torch import distributed as dist
 from torch import multiprocessing
 
 TIMEOUT = timedelta(seconds=60)
-set_forkserver_preload(["otkernels", "pytest"])  # imported once, not by each rank
+# Imported once, not by each rank. Not otkernels: the server does not look where tests find it, and
+# would find an installed one.
+set_forkserver_preload(["torch", "pytest"])
 
 
 def _rank(rank, size, folder, cases, timeout):
