@@ -105,8 +105,8 @@ def weights(function, argument, value, n, points, of):
     require(same, function, argument, f"be on {of}'s device {points.device}", value.device)
 
 
-def lengths(function, argument, value, n, points, validate):
-    """Lengths (...), integers from 1 to n, of padded ``points``.
+def lengths(function, argument, value, n, points, validate, least=1):
+    """Lengths (...), integers from ``least`` to n, of padded ``points``.
 
     Values are read where that makes nobody wait, and always with ``validate``.
     """
@@ -116,9 +116,10 @@ def lengths(function, argument, value, n, points, validate):
     same = value.device == points.device
     require(same, function, argument, f"be on the points' device {points.device}", value.device)
     if validate or at_hand(value):
-        wrong = value[(value < 1) | (value > n)]
+        wrong = value[(value < least) | (value > n)]
         got = None if wrong.numel() == 0 else wrong.flatten()[0].item()
-        require(got is None, function, argument, f"be from 1 to {n}, the number of points", got)
+        condition = f"be from {least} to {n}, the number of points"
+        require(got is None, function, argument, condition, got)
 
 
 def at_hand(value):
@@ -180,7 +181,8 @@ def not_negative_int(function, argument, value):
 
 
 def _integer_from(least, function, argument, value):
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool) or value < least:
+    integer = isinstance(value, numbers.Integral | torch.SymInt) and not isinstance(value, bool)
+    if not integer or value < least:
         # Only now, because a size that is being traced has no repr.
         raise ValueError(message(function, argument, f"be an integer >= {least}", repr(value)))
 

@@ -16,14 +16,16 @@ class Measures:
         weights: two tensors (..., N), (..., M), or None each.
         lengths: two integer tensors (...), or None each.
         validate: check values too.
+        least: how many points each set must have, and its lengths say.
     """
 
-    def __init__(self, function, points, names, given, weights, lengths, validate):
+    def __init__(self, function, points, names, given, weights, lengths, validate, least=1):
         self.function = function
         self.points = points
         self.given = given
         self.weights = weights
         self.lengths = lengths
+        self.least = least
         self.sizes = tuple(t.shape[points] for t in given)
         self.of = " and ".join(dict.fromkeys(f"{name}'s" for name in names))
         self.batch = given[0].shape[:points]
@@ -38,7 +40,8 @@ class Measures:
         lengths = self.lengths[k]
         if lengths is not None:
             of = self.given[k]
-            _check.lengths(self.function, argument, lengths, self.sizes[k], of, validate)
+            n, least = self.sizes[k], self.least
+            _check.lengths(self.function, argument, lengths, n, of, validate, least)
             self.include(argument, lengths.shape)
 
     def _check_weights(self, argument, name, k, validate):
@@ -129,9 +132,9 @@ def normalised(weights, total=None):
     return weights / torch.where(ok, total, torch.nan)
 
 
-def nan_out_of_range(value, n, lengths):
-    """The value, NaN where a length is none of 1 to n."""
-    return torch.where((lengths >= 1) & (lengths <= n), value, torch.nan)
+def nan_out_of_range(value, n, lengths, least=1):
+    """The value, NaN where a length is none of ``least`` to n."""
+    return torch.where((lengths >= least) & (lengths <= n), value, torch.nan)
 
 
 def present(lengths, n):

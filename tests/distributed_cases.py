@@ -119,8 +119,6 @@ def shared(name, kind, options, rank, size):
 
 
 def shared_ragged(name, kind, options, rank, size):
-    if 0 in SIZES[size][0]:
-        return None  # lengths are at least 1
     given = split(both_batched(kind, size), rank, size)
     counts = {f"{side}_lengths": lengths(size, side)[rank] for side in given}
     for side, points in given.items():  # what stands in the padding must not matter
@@ -200,15 +198,16 @@ def encoder():
 
 def data_parallel(name, options, rank, size):
     """Gradients of an encoder's parameters as DistributedDataParallel leaves them."""
-    model = DistributedDataParallel(encoder())
-    given = split(problem(size), rank, size)
-    getattr(distributed, name)(model(given["x"]), given["y"][:, :2], **options).backward()
-    return [p.grad for p in model.parameters()]
+    model, loss = encoder(), getattr(otkernels, name)(**options, process_group="world")
+    return gradients(DistributedDataParallel(model), loss, split(problem(size), rank, size))
 
 
 def not_parallel(name, options, size):
-    model, given = encoder(), problem(size)
-    getattr(otkernels, name)(model(given["x"]), given["y"][:, :2], **options).backward()
+    return gradients(encoder(), getattr(otkernels, name)(**options), problem(size))
+
+
+def gradients(model, loss, given):
+    loss(model(given["x"]), given["y"][:, :2]).backward()
     return [p.grad for p in model.parameters()]
 
 

@@ -89,6 +89,37 @@ def long_texts_that_differ(rank, size):
     return outcome(distributed.mmd, *mine(rank, points()), bandwidth=bandwidth)
 
 
+def unlike(what, rank, size):
+    """Arguments that only the odd rank has, in places that are easily forgotten."""
+    x, y = mine(rank, points())
+    odd = rank == ODD
+    if what == "gradient to directions":
+        theta = torch.ones(3, 2, dtype=torch.float64, requires_grad=odd)
+        return outcome(distributed.sliced_wasserstein, x, y, projections=theta)
+    if what == "bandwidths":
+        bandwidth = torch.tensor([-1.0 if odd else 1.0])
+        return outcome(distributed.mmd, x, y, bandwidth=bandwidth)
+    loss = otkernels.MMDLoss(bandwidth=1.0, process_group="world")
+    loss.set_reference(points()[1][: 5 if odd else 4])
+    return outcome(loss, x, *([y] if odd and what == "reference" else []))
+
+
+def same(rank, size):
+    """Numbers that are equal, written in different ways."""
+    p, bandwidth = (2.0, [1]) if rank == ODD else (2, 1.0)
+    x, y = mine(rank, points())
+    sliced = outcome(distributed.sliced_wasserstein, x, y, p=p)
+    return sliced, outcome(distributed.mmd, x, y, bandwidth=bandwidth)
+
+
+def nothing_counts(name, rank, size):
+    given = mine(rank, points())
+    if name == "mean_cov":
+        options = {"correction": 4 * SIZE}
+        return outcome(distributed.mean_cov, given[0], **options, validate=True)
+    return outcome(getattr(distributed, name), *given, a=torch.zeros(4), validate=True)
+
+
 # --- process groups -----------------------------------------------------------------------------
 
 
@@ -170,7 +201,11 @@ def _cases():
             cases[f"{case.__name__}, {name}"] = functools.partial(case, name)
     for name in ("SlicedWassersteinLoss", "MMDLoss", "GaussianWassersteinLoss"):
         cases[f"copies, {name}"] = functools.partial(copies, name)
-    for case in (long_text, long_texts_that_differ, outsider):
+    for what in ("gradient to directions", "bandwidths", "reference", "size of the reference"):
+        cases[what] = functools.partial(unlike, what)
+    for name in ("sliced_wasserstein", "mmd", "gaussian_wasserstein", "mean_cov"):
+        cases[f"nothing counts, {name}"] = functools.partial(nothing_counts, name)
+    for case in (long_text, long_texts_that_differ, outsider, same):
         cases[case.__name__] = case
     return tuple(cases.items())
 

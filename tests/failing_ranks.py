@@ -25,7 +25,6 @@ SCENARIOS = {
     "killed": (ALL, PATIENT),
     "killed before backward": (ALL, PATIENT),
     "late": (ALL, IMPATIENT),
-    "other D": (ALL[2:], IMPATIENT),
     "no gradient": (ALL[2:], IMPATIENT),
 }
 
@@ -103,8 +102,6 @@ def _fail(folder, scenario, calls, x, y):
         os.kill(os.getpid(), signal.SIGKILL)
     if scenario == "late":
         _wait_for_the_others(folder, calls)
-    if scenario == "other D":
-        return torch.randn(4, 6, requires_grad=True), torch.randn(5, 6)
     return x.detach() if scenario == "no gradient" else x, y
 
 

@@ -41,7 +41,7 @@ KINDS = {
     "weights": {"batch": (2,), "weights": True},
     "double": {"dtype": torch.float64},
     "half": {"dtype": torch.bfloat16},
-    "far": {"offset": 1000.0},
+    "far": {"offset": 1e6, "dtype": torch.float64},
 }
 IN_FULL = {"sliced", "mmd", "gaussian"}
 MODULES = {
@@ -51,6 +51,13 @@ MODULES = {
     "EnergyDistanceLoss": {},
     "GaussianWassersteinLoss": {},
     "GaussianWassersteinToNormalLoss": {"validate": True},
+}
+
+
+PARALLEL = {
+    "SlicedWassersteinLoss": {"n_projections": 6},
+    "EnergyDistanceLoss": {},
+    "GaussianWassersteinLoss": {},
 }
 
 
@@ -85,8 +92,7 @@ OTHERS = {
     "own factors": on.own_factors,
     **{
         f"data parallel {name}": functools.partial(on.data_parallel, name, options)
-        for name, options in on.FACTORS.items()
-        if name != "sliced_wasserstein"
+        for name, options in PARALLEL.items()
     },
 }
 WORK = tuple((label, there) for label, (there, _) in CASES.items()) + tuple(OTHERS.items())
@@ -108,21 +114,19 @@ def test_ranks(size, subtests):
 
 
 def check_equals_one_process(size, label, results):
-    if results[0] is None:
-        assert "ragged" in label
-        assert size == 4
-        return
     reference = CASES[label][1](size=size)
     value = reference.pop("value")
     assert value.isfinite().all()
+    # Squares that are not centred would be off by 1e-4 there.
+    eps = 1e-8 if label.endswith("far") else None
     for rank, out in enumerate(results):
-        assert_close(out["value"], value)
+        assert_close(out["value"], value, eps=eps)
         assert torch.equal(out["value"], results[0]["value"])
         for name, whole in reference.items():
             assert whole.abs().max() > 0
             own = whole.split(on.sizes_of(size, name), on.AXES[name])[rank]
             # Of the sum of the ranks' losses: as many times as there are ranks.
-            assert_close(out[name], own, times=size, largest=whole.abs().max())
+            assert_close(out[name], own, times=size, largest=whole.abs().max(), eps=eps)
 
 
 def check_directions(size, results):
@@ -142,7 +146,7 @@ def check_factors(size, results):
 
 def check_data_parallel(size, results, name):
     """DistributedDataParallel leaves the gradient of one process on each rank."""
-    reference = on.not_parallel(name, on.FACTORS[name], size)
+    reference = on.not_parallel(name, PARALLEL[name], size)
     for result in results:
         for out, whole in zip(result, reference, strict=True):
             assert_close(out, whole)
@@ -155,9 +159,10 @@ CHECKS = {
 }
 
 
-def assert_close(out, reference, times=1, largest=None):
+def assert_close(out, reference, times=1, largest=None, eps=None):
     """Off by no more than 1e-6 of the largest number, or by the rounding of the type."""
-    eps = {torch.float64: 1e-13, torch.float32: 1e-6}.get(out.dtype, 2 * torch.finfo(out.dtype).eps)
+    usual = {torch.float64: 1e-13, torch.float32: 1e-6}
+    eps = eps or usual.get(out.dtype, 2 * torch.finfo(out.dtype).eps)
     assert out.shape == reference.shape
     assert out.dtype == reference.dtype
     largest = reference.abs().max() if largest is None else largest

@@ -27,7 +27,7 @@ def check(reports, name, endings):
     assert len(reports) == failing_ranks.SIZE - 1
     for report in reports:
         assert report["kind"] == report["cause"] == "RuntimeError", report
-        beginning = f"distributed.{name}: rank {report['rank']} of 3 could not exchange data: "
+        beginning = f"distributed.{name}: rank {report['rank']} of 3 could not exchange data ("
         assert report["text"].startswith(beginning)
         assert any(ending in report["text"] for ending in endings), report
 
@@ -47,11 +47,10 @@ def test_a_late_rank_is_an_error_on_the_others_after_the_time_out(outcomes, name
     assert all(report["seconds"] < 10 * failing_ranks.IMPATIENT for report in reports)
 
 
-@pytest.mark.parametrize("scenario", ["other D", "no gradient"])
-def test_unlike_arguments_of_the_gaussian_end_by_time_out(outcomes, scenario):
+def test_a_gaussian_whose_gradient_only_some_ranks_want_ends_by_time_out(outcomes):
     """Without ``validate`` it exchanges nothing but sums."""
     name = "gaussian_wasserstein"
-    check(outcomes[scenario, name], name, ("Timed out waiting 2000ms", "by peer"))
+    check(outcomes["no gradient", name], name, ("Timed out waiting 2000ms", "by peer"))
 
 
 # --- arguments that do not fit ------------------------------------------------------------------
@@ -90,6 +89,33 @@ def test_texts_longer_than_what_is_sent_are_compared_whole():
         assert text.startswith("ValueError: distributed.mmd: arguments must be alike")
 
 
+@pytest.mark.parametrize("what", ["gradient to directions", "reference", "size of the reference"])
+def test_what_only_one_rank_has_is_refused_on_all(what):
+    for text in from_ranks(what):
+        assert text.startswith("ValueError: "), text
+        assert "arguments must be alike on all ranks" in text
+        assert text.endswith(" on rank 1")
+
+
+def test_bandwidths_of_a_rank_are_checked_before_the_others_wait():
+    texts = from_ranks("bandwidths")
+    assert texts.pop(on.ODD).startswith("ValueError: distributed.mmd: bandwidth must be positive")
+    assert all("rank 1 refused its input" in text for text in texts)
+
+
+def test_equal_numbers_are_alike_however_written():
+    for values in from_ranks("same"):
+        assert all(isinstance(value, torch.Tensor) for value in values), values
+
+
+@pytest.mark.parametrize("name", ["sliced_wasserstein", "mmd", "gaussian_wasserstein", "mean_cov"])
+def test_validate_counts_the_points_of_all_ranks(name):
+    least = 4 * on.SIZE if name == "mean_cov" else 0
+    for text in from_ranks(f"nothing counts, {name}"):
+        condition = f"x must have more than {least} points that count, on all ranks together"
+        assert text == f"ValueError: distributed.{name}: {condition}; got {least}"
+
+
 # --- process groups -----------------------------------------------------------------------------
 
 
@@ -100,7 +126,7 @@ def test_without_a_process_group():
         distributed.mmd(x, x)
     with pytest.raises(ValueError, match=condition):
         otkernels.GaussianWassersteinLoss(process_group="world")(x, x)
-    with pytest.raises(ValueError, match="MMDLoss: process_group must be one of 'world'"):
+    with pytest.raises(ValueError, match="MMDLoss: process_group must be 'world', a torch.dist"):
         otkernels.MMDLoss(process_group="all")
 
 

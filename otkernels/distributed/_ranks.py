@@ -73,19 +73,18 @@ class Ranks:
         except Exception as error:
             self._exchange(device, f"!{error}")
             raise
-        reports = self._exchange(device, "\n".join([*map(str, numbers), text]))
+        reports = self._exchange(device, " ".join(map(str, numbers)) + "\n" + text)
         for rank, report in enumerate(reports):
             if report.startswith("!"):
                 raise RuntimeError(f"{self.function}: rank {rank} refused its input: {report[1:]}")
-        reports = [report.split("\n", len(numbers)) for report in reports]
-        *columns, texts = zip(*reports, strict=True)
+        numbers, texts = zip(*(report.split("\n", 1) for report in reports), strict=True)
         for rank, other in enumerate(texts):
             condition = (
                 f"be alike on all ranks (points may differ in number); rank 0 has {texts[0]}"
             )
             got = f"{other} on rank {rank}"
             _check.require(other == texts[0], self.function, "arguments", condition, got)
-        return list(zip(*(map(int, column) for column in columns), strict=True))
+        return [tuple(map(int, line.split())) for line in numbers]
 
     def run(self, collective, *tensors):
         """Call a function of torch.distributed for this group.
@@ -96,10 +95,12 @@ class Ranks:
         """
         try:
             collective(*tensors, group=self.group)
+        except torch.OutOfMemoryError:
+            raise
         except RuntimeError as error:
             raise type(error)(
-                f"{self.function}: rank {self.rank} of {self.size} could not exchange data: another"
-                f" rank has ended, is late, or has made another call; {error}"
+                f"{self.function}: rank {self.rank} of {self.size} could not exchange data (perhaps"
+                f" another rank has ended, is late, or has made another call): {error}"
             ) from error
 
     def _exchange(self, device, text):

@@ -15,7 +15,7 @@ def checked(function, given, weights, lengths, validate):
     else:
         _check.clouds(function, *given, least=0)
         names = ("x", "y")
-    measures = Measures(function, -2, names, given, weights, lengths, validate=False)
+    measures = Measures(function, -2, names, given, weights, lengths, validate=False, least=0)
     if validate:
         _check_values(measures, names)
     return measures
@@ -39,20 +39,20 @@ class Shares:
         names: names of the sets, one or two.
         device: that of the points.
         prepare: called without arguments, checks whatever there is to check and returns the
-            :class:`Measures` of this rank.
-        options: what else must be the same on all ranks.
+            :class:`Measures` of this rank, and a dict of what else must be the same on all ranks.
 
     Attributes:
         measures: those of this rank.
+        options: those that are the same on all ranks.
         sizes: for each set how many points each rank has.
     """
 
-    def __init__(self, ranks, names, device, prepare, options):
+    def __init__(self, ranks, names, device, prepare):
         self.ranks = ranks
+        self.names = names
 
         def describe():
-            self.measures = measures = prepare()
-            _check_lengths(measures, names)
+            self.measures, self.options = measures, options = prepare()
             texts = [_described(name, measures, k) for k, name in enumerate(names)]
             texts += [f"{name}={value!r}" for name, value in options.items()]
             return measures.sizes[: len(names)], ", ".join(texts)
@@ -61,6 +61,14 @@ class Shares:
         for name, sizes in zip(names, self.sizes, strict=True):
             condition = "have at least one point on some rank"
             _check.require(sum(sizes) > 0, ranks.function, name, condition, "none")
+
+    def require_points(self, more_than=0):
+        """ValueError on all ranks unless more points than that count, in every problem."""
+        for k, name in enumerate(self.names):
+            counts = self.ranks.sum((self.measures.own_weights(k) != 0).sum(-1))
+            least = counts.min().item() if counts.numel() else more_than + 1
+            condition = f"have more than {more_than} points that count, on all ranks together"
+            _check.require(least > more_than, self.ranks.function, name, condition, least)
 
     def points(self, k):
         """Set k of all ranks: (..., N, D).
@@ -118,14 +126,6 @@ class Shares:
         return points, weights, counts.sum(-1, dtype=order.dtype)
 
 
-def _check_lengths(measures, names):
-    """Lengths must be in range; reading them costs nothing where ranks wait anyway."""
-    for k, name in enumerate(names):
-        if measures.lengths[k] is not None:
-            of = f"{name}_lengths", measures.lengths[k], measures.sizes[k], measures.given[k]
-            _check.lengths(measures.function, *of, validate=True)
-
-
 def _ordered(tensor, order):
     batch = _check.broadcastable("", "", tensor.shape[:-1], order.shape[:-1], "")
     shape = (*batch, tensor.shape[-1])
@@ -134,12 +134,16 @@ def _ordered(tensor, order):
 
 def _described(name, measures, k):
     """All of set k but the number of its points, as a text."""
-    points, weights, lengths = measures.given[k], measures.weights[k], measures.lengths[k]
+    return described(name, measures.given[k], measures.weights[k], measures.lengths[k], "N")
+
+
+def described(name, points, weights, lengths, n):
+    """A set of points as a text, which calls the number of points ``n``."""
     *batch, _, d = points.shape
-    text = f"{name} ({', '.join([*map(str, batch), 'N', str(d)])}) {points.dtype}"
+    text = f"{name} ({', '.join([*map(str, batch), n, str(d)])}) {points.dtype}"
     text += " with gradient" * _ops.needs_grad(points)
     if weights is not None:
-        text += f" with weights ({', '.join([*map(str, weights.shape[:-1]), 'N'])})"
+        text += f" with weights ({', '.join([*map(str, weights.shape[:-1]), n])})"
         text += " and their gradient" * _ops.needs_grad(weights)
     if lengths is not None:
         text += f" with lengths {tuple(lengths.shape)}"

@@ -55,10 +55,11 @@ def mean_cov(
 
     def prepare():
         _check.not_negative_int(function, "correction", correction)
-        return checked(function, (x,), (weights,), (lengths,), validate)
+        measures = checked(function, (x,), (weights,), (lengths,), validate)
+        return measures, {"correction": correction}
 
     ranks = Ranks(function, process_group)
-    measures = _prepared(ranks, ("x",), x, prepare, {"correction": correction}, validate)
+    measures = _prepared(ranks, ("x",), x, prepare, validate)
     with _ops.without_autocast(x.device):
         fit = _fitted(ranks, measures, 0, correction, False)
         dtype = _ops.accumulation_dtype(x.dtype)
@@ -97,8 +98,9 @@ def gaussian_wasserstein(
         squared: False returns the root.
         reduction: "none", "mean" or "sum" over the leading axes.
         validate: check values too, and that all ranks have arguments that fit, which waits for a
-            GPU. Without it ranks with different D, or of which only some need a gradient, wait for
-            each other until the process group's time-out.
+            GPU. Without it arguments that differ are not found: ranks of which only some need a
+            gradient wait until the process group's time-out, and with different D the sums may
+            come out wrong.
         impl: "torch", "cpu" or "triton"; None picks the fastest for the device.
         process_group: "world" or a torch.distributed.ProcessGroup.
 
@@ -119,11 +121,11 @@ def gaussian_wasserstein(
 
     def prepare():
         check_options(function, correction, eps, reduction)
-        return checked(function, (x, y), (a, b), (x_lengths, y_lengths), validate)
+        measures = checked(function, (x, y), (a, b), (x_lengths, y_lengths), validate)
+        return measures, {"correction": correction, "eps": float(eps), "diagonal": diagonal}
 
     ranks = Ranks(function, process_group)
-    options = {"correction": correction, "eps": eps, "diagonal": diagonal}
-    measures = _prepared(ranks, ("x", "y"), x, prepare, options, validate)
+    measures = _prepared(ranks, ("x", "y"), x, prepare, validate)
     impl = _ops.choose_impl(function, impl, x.device)
     with _ops.without_autocast(x.device):
         fits = [_fitted(ranks, measures, k, correction, diagonal, eps) for k in (0, 1)]
@@ -172,11 +174,11 @@ def gaussian_wasserstein_to_normal(
 
     def prepare():
         check_options(function, correction, eps, reduction)
-        return checked(function, (x,), (a,), (x_lengths,), validate)
+        measures = checked(function, (x,), (a,), (x_lengths,), validate)
+        return measures, {"correction": correction, "eps": float(eps), "diagonal": diagonal}
 
     ranks = Ranks(function, process_group)
-    options = {"correction": correction, "eps": eps, "diagonal": diagonal}
-    measures = _prepared(ranks, ("x",), x, prepare, options, validate)
+    measures = _prepared(ranks, ("x",), x, prepare, validate)
     impl = _ops.choose_impl(function, impl, x.device)
     with _ops.without_autocast(x.device):
         fit = _fitted(ranks, measures, 0, correction, diagonal, eps)
@@ -184,11 +186,13 @@ def gaussian_wasserstein_to_normal(
         return finished(*distance, x.dtype, squared, reduction).value
 
 
-def _prepared(ranks, names, x, prepare, options, validate):
+def _prepared(ranks, names, x, prepare, validate):
     """The measures of this rank; with ``validate`` all ranks make sure that theirs fit."""
     if not validate:
-        return prepare()
-    return Shares(ranks, names, getattr(x, "device", None), prepare, options).measures
+        return prepare()[0]
+    shares = Shares(ranks, names, getattr(x, "device", None), prepare)
+    shares.require_points(shares.options["correction"])
+    return shares.measures
 
 
 def _fitted(ranks, measures, k, correction, diagonal, eps=0.0):
@@ -222,7 +226,7 @@ def _weights(measures, k):
     weights = torch.where((weights >= 0).all(-1, keepdim=True), weights, torch.nan)
     if lengths is None:
         return weights
-    return nan_out_of_range(weights, measures.sizes[k], lengths[..., None])
+    return nan_out_of_range(weights, measures.sizes[k], lengths[..., None], least=0)
 
 
 def _summed(ranks, rows, weights, squares):

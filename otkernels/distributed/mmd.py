@@ -19,7 +19,7 @@ from .._results import nan_everywhere, root_and_reduce
 from .._types import Bandwidth, Group, Impl, Kernel, Precision, Reduction
 from ..mmd import check_options
 from ._ranks import WORLD, Ranks
-from ._shares import Shares, checked
+from ._shares import Shares, checked, described
 
 __all__ = ["energy_distance", "mmd"]
 
@@ -161,16 +161,19 @@ def answer(
 
     def prepare():
         check_options(function, kernel, unbiased, squared, reduction, precision)
-        bandwidths.check(function, kernel, bandwidth)
         _check.clouds(function, x, y, least=0)
         given = (x, y)[:shared], weights[:shared], lengths[:shared]
-        return checked(function, *given, validate)
+        measures = checked(function, *given, validate)
+        options = {"kernel": kernel, "unbiased": unbiased, "precision": precision, "impl": impl}
+        options["bandwidth"] = _alike(measures, kernel, bandwidth, validate)
+        if within_y is not None:
+            options["reference"] = described("y", y, weights[1], lengths[1], str(y.shape[-2]))
+        return measures, options
 
     ranks = Ranks(function, process_group)
-    tensor = isinstance(bandwidth, torch.Tensor)
-    options = {"kernel": kernel, "unbiased": unbiased, "impl": impl}
-    options["bandwidth"] = tuple(bandwidth.shape) if tensor else bandwidth
-    shares = Shares(ranks, "xy"[:shared], getattr(x, "device", None), prepare, options)
+    shares = Shares(ranks, "xy"[:shared], getattr(x, "device", None), prepare)
+    if validate:
+        shares.require_points()
     for name, sizes in zip("xy", shares.sizes, strict=False):
         condition = "have at least two points with unbiased=True"
         _check.require(sum(sizes) > 1 or not unbiased, function, name, condition, sum(sizes))
@@ -186,6 +189,15 @@ def answer(
         value = nan_everywhere(value if within_y is None else value + within_y)
         value = value.to(_ops.accumulation_dtype(x.dtype))
         return root_and_reduce(value, 2, not squared, reduction)
+
+
+def _alike(measures, kernel, bandwidth, validate):
+    """What must be alike on all ranks of a bandwidth, which is checked."""
+    if isinstance(bandwidth, torch.Tensor):
+        bandwidths.rates(measures, kernel, bandwidth, validate)
+        return tuple(bandwidth.shape)
+    numbers = bandwidths.check(measures.function, kernel, bandwidth)
+    return tuple(map(float, numbers)) or bandwidth
 
 
 def _rates(shares, whole, y_lengths, kernel, bandwidth, validate):

@@ -7,7 +7,7 @@ a gradient of that size on the way back.
 
 from torch import Generator, Tensor
 
-from .. import _check
+from .. import _check, _ops
 from .._results import nan_everywhere, root_and_reduce
 from .._slicing import directions
 from .._types import Group, Impl, Method, Reduction, Slices
@@ -83,14 +83,16 @@ def sliced_wasserstein(
         _check.one_of(function, "reduction", reduction, _check.REDUCTIONS)
         _check.exponent(function, p)
         measures = checked(function, (x, y), weights, lengths, validate)
-        if not callable(projections):
+        if callable(projections):
+            slices = tuple(projections(measures.own_points(k)) for k in (0, 1))
+            measures = checked(function, slices, weights, lengths, validate)
+        else:
             lines.check(x, validate)
-            return measures
-        slices = tuple(projections(measures.own_points(k)) for k in (0, 1))
-        return checked(function, slices, weights, lengths, validate)
+        return measures, {"p": float(p), "impl": impl, **lines.described()}
 
-    options = {"p": p, "impl": impl, **lines.described()}
-    shares = Shares(ranks, ("x", "y"), _device(x), prepare, options)
+    shares = Shares(ranks, ("x", "y"), _device(x), prepare)
+    if validate:
+        shares.require_points()
     (x, a, x_lengths), (y, b, y_lengths) = shares.whole(0), shares.whole(1)
     theta, part = lines.share(x)
     given = {"a": a, "b": b, "x_lengths": x_lengths, "y_lengths": y_lengths}
@@ -144,10 +146,11 @@ def sliced_wasserstein_to_normal(
         _check.one_of(function, "reduction", reduction, _check.REDUCTIONS)
         measures = checked(function, (x,), (None,), (x_lengths,), validate)
         lines.check(x, validate)
-        return measures
+        return measures, {"impl": impl, **lines.described()}
 
-    options = {"impl": impl, **lines.described()}
-    shares = Shares(ranks, ("x",), _device(x), prepare, options)
+    shares = Shares(ranks, ("x",), _device(x), prepare)
+    if validate:
+        shares.require_points()
     x, _, x_lengths = shares.whole(0)
     theta, part = lines.share(x)
     value = of_points_to_normal(x, projections=theta, x_lengths=x_lengths, impl=impl)
@@ -173,7 +176,8 @@ class _Lines:
             return {"n_projections": self.drawn[0], "method": self.drawn[1]}
         if callable(self.given):
             return {"projections": "callable"}
-        return {"projections": tuple(getattr(self.given, "shape", ()))}
+        gradient = " with gradient" * _ops.needs_grad(self.given)
+        return {"projections": f"{tuple(self.given.shape)}{gradient}"}
 
     def share(self, points):
         """Projections of the gathered points for this rank, and what they count in the mean."""

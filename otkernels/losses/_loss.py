@@ -34,8 +34,9 @@ class Loss(nn.Module):
         if options["impl"] is not None:
             _check.one_of(name, "impl", options["impl"], _check.IMPLS)
         group = options.get("process_group")
-        if isinstance(group, str):
-            _check.one_of(name, "process_group", group, ("world",))
+        known = group == "world" or not isinstance(group, str)
+        condition = "be 'world', a torch.distributed.ProcessGroup or None"
+        _check.require(known, name, "process_group", condition, repr(group))
         for option, value in options.items():
             setattr(self, option, value)
 
