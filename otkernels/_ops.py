@@ -6,12 +6,13 @@ autograd.Function around it whose backward only scales the stored gradient.
 """
 
 import contextlib
-import functools
 import importlib
 import importlib.util
 import os
 
 import torch
+from torch._C import _functorch
+from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
 from torch.autograd import forward_ad
 
 from . import _check
@@ -144,7 +145,7 @@ def value_and_grad(op, tensors, *args):
     Returns:
         (value, details): details is a tuple, without gradients.
     """
-    refuse_tangents(tensors)
+    refuse_lost_derivatives(tensors)
     needs = [needs_grad(t) for t in tensors]
     if not any(needs):
         value, *details = op(*tensors, *args, needs)[: -len(tensors)]
@@ -154,25 +155,52 @@ def value_and_grad(op, tensors, *args):
     return value.clone(), tuple(details)
 
 
-def refuse_tangents(tensors):
-    """A raw operator would drop a forward-mode tangent, and the derivative would come out as 0."""
-    if forward_ad._current_level >= 0 and any(
-        t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors
-    ):
+def refuse_lost_derivatives(tensors):
+    """Raise where a raw operator would drop a derivative, which would then come out as 0."""
+    if any(_has_tangent(t) for t in tensors if t is not None):
         no_tangents()
+    # Dynamo traces an autograd.Function there as its forward pass, if no gradient shows.
+    if (
+        torch.compiler.is_compiling()
+        and torch.is_grad_enabled()
+        and _functorch.get_dynamic_layer_stack_depth() > 0
+    ):
+        raise NotImplementedError(
+            "otkernels: torch.compile loses gradients of impl='cpu' and impl='triton' within "
+            "torch.func. Use impl='torch', leave the transform uncompiled, or take values under "
+            "torch.no_grad()."
+        )
+
+
+def _has_tangent(tensor):
+    """Whether forward mode differentiates the tensor at any level of torch.func."""
+    if forward_ad._current_level < 0:
+        return False
+    if torch.compiler.is_compiling():
+        return True  # a tangent of another level cannot be looked up there
+    # Unpacking has no batching rule. What it says holds for the innermost level alone.
+    mapped = _functorch.is_batchedtensor(tensor)
+    if not mapped and forward_ad.unpack_dual(tensor).tangent is not None:
+        return True
+    level = _functorch.maybe_current_level()
+    if level is None:
+        return False
+    if _functorch.maybe_get_level(tensor) == level:
+        tensor = _functorch.get_unwrapped(tensor)
+    with temporarily_pop_interpreter_stack():
+        return _has_tangent(tensor)
+
+
+def is_differentiated(tensor):
+    """Whether a derivative with respect to the tensor may be asked for, in either mode."""
+    return needs_grad(tensor) or _has_tangent(tensor)
 
 
 def call(function, *args, jvp=None):
-    """``function.apply(*args)``, an autograd.Function that refuses forward mode by name."""
-    # Dynamo traces no Function that has a jvp of its own, and no forward mode either.
-    if not torch.compiler.is_compiling():
-        function = _refusing(function, jvp or no_tangents)
+    """``function.apply(*args)`` of an autograd.Function, whose forward mode ``jvp`` refuses."""
+    if any(_has_tangent(a) for a in args if isinstance(a, torch.Tensor)):
+        (jvp or no_tangents)()
     return function.apply(*args)
-
-
-@functools.cache
-def _refusing(function, jvp):
-    return type(function)(function.__name__, (function,), {"jvp": staticmethod(jvp)})
 
 
 def no_tangents(*_):
@@ -185,17 +213,14 @@ def no_tangents(*_):
 
 
 def needs_grad(tensor):
-    """Whether a gradient to the tensor, or None, may be asked for.
-
-    A tensor that vmap has taken a slice of does not show whether its whole needs one.
-    """
+    """Whether a gradient to the tensor, or None, may be asked for at any level of torch.func."""
     if tensor is None or not torch.is_grad_enabled():
         return False
-    return tensor.requires_grad or _is_mapped(tensor)
-
-
-def _is_mapped(tensor):
-    return not torch.compiler.is_compiling() and torch._C._functorch.is_batchedtensor(tensor)
+    if torch.compiler.is_compiling():  # where :func:`refuse_lost_derivatives` has seen to levels
+        return tensor.requires_grad
+    while not tensor.requires_grad and _functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = _functorch.get_unwrapped(tensor)
+    return tensor.requires_grad
 
 
 class _ValueAndGrad(torch.autograd.Function):

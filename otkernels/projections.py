@@ -104,8 +104,19 @@ def _orthogonal(d, n, **options):
 
 
 def _sobol(seeds, d, n):
-    """(d, n) directions, float64 on the CPU, from two seeds (2,): the same for every device."""
-    u = _scrambled(*seeds.tolist(), n, d).T.contiguous()
+    """(..., d, n) directions, float64 on the CPU, from pairs of seeds (..., 2).
+
+    The same for every device.
+    """
+    if seeds.is_cuda and torch.cuda.is_current_stream_capturing():
+        condition, instead = "not draw on the host in a CUDA graph", "directions drawn before"
+        raise _check.unsupported("sample_projections", "method", condition, "'sobol'", instead)
+    drawn = [_sobol_directions(*pair, d, n) for pair in seeds.reshape(-1, 2).tolist()]
+    return torch.stack(drawn).reshape(*seeds.shape[:-1], d, n)
+
+
+def _sobol_directions(scramble_seed, digits_seed, d, n):
+    u = _scrambled(scramble_seed, digits_seed, n, d).T.contiguous()
     if d > 3:
         normal = torch.special.ndtri(u)
         return normal / normal.norm(dim=0)
@@ -115,7 +126,7 @@ def _sobol(seeds, d, n):
 
 
 def _fake_sobol(seeds, d, n):
-    return torch.empty(d, n, dtype=torch.float64, device="cpu")
+    return torch.empty(*seeds.shape[:-1], d, n, dtype=torch.float64, device="cpu")
 
 
 # Opaque, because the compiler traces neither SobolEngine nor a seed that comes from a tensor.

@@ -159,7 +159,7 @@ def _relabellings(is_x, n_x, n_permutations, generator):
     labels = is_x.new_empty(1 + n_permutations, n)
     labels[0] = is_x
     for rows in labels[1:].split(max(1, DRAWN // n)):
-        torch.lt(_random_order(rows.shape, is_x.device, generator), n_x, out=rows)
+        rows.copy_(_random_order(rows.shape, is_x.device, generator) < n_x)
     return labels
 
 

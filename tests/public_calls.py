@@ -5,17 +5,34 @@ another option takes another way through the code. Tests of compilation, autocas
 transforms run over this table, and docs/features.md is printed from it.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
 
 import torch
+from public_call import (
+    ALL_IMPLS,
+    FIRST_ORDER,
+    NO_EXPORT,
+    NO_TANGENTS,
+    OF_ROOTS,
+    OTHER_DTYPE,
+    PLAIN,
+    ROOTS_HAVE_NO_JVP,
+    Call,
+)
+from public_inputs import (
+    D,
+    L,
+    on_the_sphere,
+    one_cloud,
+    one_covariance,
+    two_clouds,
+    two_gaussians,
+    two_lines,
+    with_directions,
+    with_weights,
+)
 
 import otkernels as ot
-
-D = 3  # features of every cloud
-L = 4  # directions
 
 # Names of ``otkernels.__all__`` that are no calls, and why.
 NOT_CALLS = {
@@ -25,145 +42,6 @@ NOT_CALLS = {
     "MMDTest": "a NamedTuple that functions return",
     "SlicedWassersteinInfo": "a NamedTuple that functions return",
 }
-
-CAPABILITIES = (
-    "compile",  # torch.compile(fullgraph=True), forward and backward
-    "export",  # torch.export of a module that holds the call
-    "vmap",
-    "grad",  # torch.func.grad
-    "jvp",  # forward mode
-    "autocast",  # inside a region: the bits that it has outside
-    "second",  # second derivatives
-    "graph",  # CUDA-graph capture
-    "threads",  # concurrent calls from several Python threads
-    "half",  # float16 and bfloat16 inputs
-)
-
-
-class No(NamedTuple):
-    """A refusal: the exception and a regular expression that its message matches."""
-
-    error: type
-    match: str
-
-
-ALL_IMPLS = ("torch", "cpu", "triton")
-PLAIN = (None,)  # functions without ``impl=``: plain torch
-
-FIRST_ORDER = No(NotImplementedError, "first derivatives only")
-NO_TANGENTS = No(NotImplementedError, "no forward-mode derivatives")
-ROOTS_HAVE_NO_JVP = No(NotImplementedError, "have no forward-mode derivatives")
-# Names whose values take a root of a matrix.
-OF_ROOTS = (
-    "gaussian_wasserstein",
-    "gaussian_wasserstein_with_info",
-    "gaussian_wasserstein_to_normal",
-    "bures_wasserstein",
-    "bures_wasserstein_with_info",
-    "gaussian_map",
-    "sqrtm",
-    "inv_sqrtm",
-    "GaussianWassersteinLoss",
-    "GaussianWassersteinToNormalLoss",
-)
-OTHER_DTYPE = No(ValueError, "must have x's dtype")
-
-
-@dataclass(frozen=True)
-class Call:
-    """A way to call one public name.
-
-    Attributes:
-        name: the public name.
-        build: from an impl (None where the call takes none) to a callable of the inputs, which is
-            a module where the name is one.
-        inputs: from (n, *batch, dtype=, device=) to the tuple of input tensors.
-        wrt: which of the inputs gradients go to; none for what has no gradient.
-        impls: which implementations there are.
-        draws: whether it draws from torch's global stream.
-        variant: what sets it apart from other calls of the name.
-        refusals: capability -> a :class:`No`, or a dict of them by impl. Anything else it can do.
-    """
-
-    name: str
-    build: Callable[[str | None], Any]
-    inputs: Callable[..., tuple]
-    wrt: tuple[int, ...]
-    impls: tuple = ALL_IMPLS
-    draws: bool = False
-    variant: str = ""
-    refusals: dict = field(default_factory=dict)
-
-    def __str__(self):
-        return f"{self.name}: {self.variant}" if self.variant else self.name
-
-    def applies(self, capability):
-        """Whether it makes sense to ask: what has no gradient has no derivative of any kind."""
-        assert capability in CAPABILITIES
-        return bool(self.wrt) or capability not in ("grad", "jvp", "second")
-
-    def refusal(self, capability, impl):
-        """The :class:`No` with which this impl refuses a capability; None where it has it."""
-        assert capability in CAPABILITIES
-        found = self.refusals.get(capability)
-        return found.get(impl) if isinstance(found, dict) else found
-
-
-# --- inputs ---------------------------------------------------------------------------------------
-
-
-def normal(*shape, dtype=torch.float32, device="cpu"):
-    return torch.randn(shape).to(device, dtype)
-
-
-def one_cloud(n, *batch, **options):
-    return (normal(*batch, n, D, **options),)
-
-
-def two_clouds(n, *batch, **options):
-    return normal(*batch, n, D, **options), 0.5 * normal(*batch, n, D, **options) + 1
-
-
-def with_directions(n, *batch, dtype=torch.float32, device="cpu"):
-    accumulated = torch.float64 if dtype == torch.float64 else torch.float32
-    theta = torch.nn.functional.normalize(normal(D, L, dtype=accumulated), dim=0).to(device)
-    given = two_clouds(n, *batch, dtype=dtype, device=device)
-    return *given, theta.expand(*batch, D, L).contiguous()
-
-
-def with_weights(n, *batch, dtype=torch.float32, device="cpu"):
-    given = two_clouds(n, *batch, dtype=dtype, device=device)
-    return *given, torch.rand(*batch, n).add(0.1).to(device)
-
-
-def on_the_sphere(n, *batch, dtype=torch.float32, device="cpu"):
-    given = two_clouds(n, *batch, device=device)
-    return tuple(torch.nn.functional.normalize(t, dim=-1).to(dtype) for t in given)
-
-
-def two_lines(n, *batch, **options):
-    return normal(*batch, n, **options), 0.5 * normal(*batch, n, **options) + 1
-
-
-def _covariance(*batch, dtype, device):
-    rows = torch.randn(*batch, 2 * D, D)
-    return (rows.mT @ rows / (2 * D) + 0.1 * torch.eye(D)).to(device, dtype)
-
-
-def one_covariance(n, *batch, dtype=torch.float32, device="cpu"):
-    return (_covariance(*batch, n, dtype=dtype, device=device),)
-
-
-def two_gaussians(n, *batch, dtype=torch.float32, device="cpu"):
-    options = {"dtype": dtype, "device": device}
-    return tuple(
-        t
-        for _ in range(2)
-        for t in (normal(*batch, n, D, **options), _covariance(*batch, n, **options))
-    )
-
-
-# --- calls ----------------------------------------------------------------------------------------
 
 
 def _function(name, inputs, wrt, *, variant="", impls=ALL_IMPLS, draws=False, no=None, **options):
@@ -254,6 +132,7 @@ CALLS = (
         n_projections=L,
         n_starts=2,
         n_steps=2,
+        no={"export": NO_EXPORT},
     ),
     _function("wasserstein_1d", two_lines, (0, 1)),
     _function(
@@ -289,7 +168,16 @@ CALLS = (
         dim=D,
         variant="fixed",
     ),
-    _module("MaxSlicedWassersteinLoss", two_clouds, (0, 1), L, n_starts=2, n_steps=2, draws=True),
+    _module(
+        "MaxSlicedWassersteinLoss",
+        two_clouds,
+        (0, 1),
+        L,
+        n_starts=2,
+        n_steps=2,
+        draws=True,
+        no={"export": NO_EXPORT},
+    ),
     # kernels
     _function("mmd", two_clouds, (0, 1)),
     _function(
@@ -368,7 +256,7 @@ CALLS = (
         lambda x: ot.sample_frequencies(x.shape[1], len(x), kernel="laplacian"),
         draws=True,
     ),
-    _plain("wae_bandwidths", lambda x: x.float() * sum(ot.wae_bandwidths(x.shape[-1])), wrt=(0,)),
+    _plain("wae_bandwidths", lambda x: x.float() * sum(ot.wae_bandwidths(x.shape[-1]))),
 )
 
 

@@ -19,7 +19,7 @@ LAYERS = {
     "_products": {"_ops"},
     "_masses": set(),
     "_measures": {"_check"},
-    "_quantiles": {"_masses"},
+    "_quantiles": {"_masses", "_ops"},
     "_results": set(),
     "_slicing": {"_check", "_measures", "_ops", "projections"},
     "_kernels": {"_products"},
@@ -49,7 +49,7 @@ LAYERS = {
     },
     "sliced_info": {"_check", "_slicing", "sliced"},
     "max_sliced": {"_check", "_ops", "_results", "_slicing", "sliced"},
-    "_circle": {"_quantiles"},
+    "_circle": {"_ops", "_quantiles"},
     "spherical": {"_check", "_circle", "_measures", "_ops", "_products", "_results"},
     "mmd_blocks": {"_check", "_kernels", "_results", "bandwidth", "mmd"},
     "random_features": {
