@@ -23,5 +23,14 @@ def poisoned():
 
 
 @pytest.fixture
+def few_steps(monkeypatch):
+    """Interpreted, Triton's roots and Lyapunov equations take the steps of a condition of 1e8."""
+    if not torch.cuda.is_available():
+        kernels = pytest.importorskip("otkernels.kernels.sqrtm")
+        for name in ("OCTAVES", "DEEP"):
+            monkeypatch.setattr(kernels, name, 7)
+
+
+@pytest.fixture
 def device():
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -417,21 +417,6 @@ def test_candidates_come_from_the_generator(method, device):
     torch.testing.assert_close(actual, found(x, y, projections=theta, n_steps=0), rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("impl", FAST[:1])
-def test_compile_full_graph(impl, device):
-    x, y, theta = problem(4, 2, 1, m=3, batch=(2,), device=device)
-
-    def cost(x, y):
-        options = search(impl) | {"n_steps": 1, "n_starts": 1}
-        return max_sliced_wasserstein(x, y, projections=theta, root=True, **options)
-
-    torch._dynamo.reset()
-    compiled = torch.compile(cost, fullgraph=True, backend="aot_eager")
-    results = [value_and_grads(f, x, y) for f in (compiled, cost)]
-    for actual, expected in zip(*results, strict=True):
-        torch.testing.assert_close(actual, expected)
-
-
 @pytest.mark.parametrize("impl", QUICK)
 def test_vmap_and_functional_grad(impl, device):
     x, y, theta = problem(3, 2, 1, batch=(2,), device=device)

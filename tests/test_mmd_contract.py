@@ -4,12 +4,11 @@ from itertools import cycle
 
 import pytest
 import torch
-from impls import FAST, IMPLS, QUICK, every, slow
+from impls import FAST, IMPLS, QUICK, every
 from kernel_oracle import KERNELS, clouds, options
 from support import value_and_grads
 
 from otkernels import energy_distance, mmd
-from otkernels._kernel_sums import _OPS
 
 close = torch.testing.assert_close
 
@@ -106,23 +105,6 @@ def test_value_may_be_changed_in_place(impl, device):
 
 
 # --- transforms ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("impl", FAST)
-def test_opcheck(impl, device):
-    x, y = clouds(5, 4, 9, (2,), device=device)
-    a, b = (torch.full((2, n), 1 / n, device=device).double() for n in (5, 4))
-    coefficients = torch.tensor([1.5, 1.0, -2.0], device=device).double().expand(2, 3)
-    rates = torch.tensor([0.5, 2.0], device=device).expand(2, 2)
-    n, m = (torch.tensor(k, device=device) for k in ([3, 5], [4, 1]))
-    strided, all_terms = x.mT.contiguous().mT, [True] * 3
-    cases = [
-        (x, y, a, b, coefficients, rates, None, None, "cauchy", all_terms, True, [True] * 5),
-        (strided, y, a, b, None, rates[:, :1], n, m, "laplacian", [False, True, True], False,
-         [False, True] + 3 * [False]),
-    ]  # fmt: skip
-    for case in cases[:1] if slow(impl) else cases:
-        torch.library.opcheck(_OPS[impl], case)
 
 
 def test_compile_full_graph(device):

@@ -91,11 +91,20 @@ def assert_matches(arguments, profile, terms=ALL):
             assert_close64(got, reference, terms=max(n, m) * (d + PAIR), dtype=dtype)
 
 
-@pytest.mark.parametrize("shape", [(17, 5, 3), (1, 5, 1), (5, 17, 20)], ids=str)
-@pytest.mark.parametrize("profile", PROFILES)
+@pytest.mark.parametrize(
+    ("profile", "shape"),
+    [
+        *((profile, shape) for profile in PROFILES for shape in ((5, 4, 3), (4, 5, 20))),
+        # Tiles are walked alike whatever the profile.
+        ("cauchy", (17, 5, 3)),
+        ("gaussian", (5, 17, 20)),
+        ("energy", (1, 5, 1)),
+    ],
+    ids=str,
+)
 def test_agrees_with_the_definition(profile, shape, device):
     """Differences and products; one block of coordinates and several."""
-    assert_matches(inputs(*shape, profile, k=3, masses=True, device=device), profile)
+    assert_matches(inputs(*shape, profile, k=2, masses=True, device=device), profile)
 
 
 OTHER = {
@@ -109,7 +118,7 @@ OTHER = {
 @pytest.mark.parametrize("case", OTHER)
 @pytest.mark.parametrize("d", [3, 10])
 def test_other_inputs(d, case, device):
-    assert_matches(inputs(17, 5, d, "laplacian", **OTHER[case], device=device), "laplacian")
+    assert_matches(inputs(5, 4, d, "laplacian", **OTHER[case], device=device), "laplacian")
 
 
 @pytest.mark.parametrize("d", [2, 10])
@@ -178,7 +187,7 @@ def test_points_close_together_and_coincident(profile, device):
 @pytest.mark.parametrize("profile", ["gaussian", "energy"])
 def test_far_from_the_origin_and_from_each_other(profile, d, device):
     """The reference has the same rounded points; products of those as given would be far off."""
-    x, y, a, b, c, rates = inputs(9, 17, d, profile, masses=True, device=device)
+    x, y, a, b, c, rates = inputs(9, 5, d, profile, masses=True, device=device)
     assert_matches((x + 1000, y + 1000, a, b, c, rates), profile)
     assert_matches((x - 500, y + 500, a, b, c, rates * 1e-6), profile)
 
@@ -198,18 +207,17 @@ def test_scales(device):
             assert_matches((x * scale, y * scale, a, b, c, rates / scale**2), profile)
 
 
-@pytest.mark.parametrize("d", [3, 10])
-@pytest.mark.parametrize("profile", ["gaussian", "energy", "polynomial"])
+@pytest.mark.parametrize(("profile", "d"), [("gaussian", 3), ("energy", 10), ("polynomial", 3)])
 def test_a_nan_stays_in_its_problem(profile, d, device):
-    arguments = inputs(5, 4, d, profile, batch=(2,), device=device)
-    whole = run(arguments, profile)
-    for cloud in (0, 1):
-        broken = [None if t is None else t.clone() for t in arguments]
-        broken[cloud][1, 3, 0] = torch.nan
-        for k, (got, reference) in enumerate(zip(run(broken, profile), whole, strict=True)):
-            if k == 0:
-                assert got[1].isnan()
-            assert torch.equal(got[0], reference[0])
+    arguments = inputs(5, 4, d, profile, batch=(3,), device=device)
+    broken = [None if t is None else t.clone() for t in arguments]
+    broken[0][1, 3, 0] = broken[1][2, 3, 0] = torch.nan
+    value, *grads = run(broken, profile)
+    whole, *expected_grads = run(arguments, profile)
+    assert value.isnan().tolist() == [False, True, True]
+    assert torch.equal(value[0], whole[0])
+    for got, reference in zip(grads, expected_grads, strict=True):
+        assert torch.equal(got[0], reference[0])
 
 
 @pytest.mark.parametrize(("kernel", "unbiased"), [("gaussian", True), ("polynomial", False)])

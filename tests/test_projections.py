@@ -206,10 +206,6 @@ def test_compiles_to_one_graph(method, device):
         assert torch.equal(compiled(x, n), expected)
 
 
-def test_sobol_operator_is_registered_correctly():
-    torch.library.opcheck(projections._SOBOL_OP, (torch.tensor([1, 2]), 5, 8))
-
-
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [

@@ -10,7 +10,6 @@ import otkernels
 from otkernels import sample_projections, sliced_wasserstein, wasserstein_1d
 from otkernels.cpu import match as cpu_match
 from otkernels.cpu import sliced as cpu
-from otkernels.sliced import _LINE_OPS, _SLICED_OPS
 
 FAST = ["cpu", "triton"] if not torch.cuda.is_available() else ["triton"]
 IMPLS = ["torch", *FAST]
@@ -207,10 +206,10 @@ def test_line(impl, dtype, p, device):
 
 @pytest.mark.parametrize("impl", IMPLS)
 def test_directions_of_each_problem(impl, device):
-    x, y, _ = problem(9, 3, 1, batch=(2, 2), device=device)
-    theta = torch.stack([problem(9, 3, 4, device=device)[2] for _ in range(4)]).view(2, 2, 3, 4)
+    x, y, _ = problem(5, 3, 1, batch=(2, 1), device=device)
+    theta = torch.stack([problem(5, 3, 2, device=device)[2] for _ in range(2)]).view(2, 1, 3, 2)
     actual = sliced_wasserstein(x, y, projections=theta, impl=impl)
-    for i, j in itertools.product(range(2), range(2)):
+    for i, j in itertools.product(range(2), range(1)):
         alone = sliced_wasserstein(x[i, j], y[i, j], projections=theta[i, j], impl=impl)
         torch.testing.assert_close(actual[i, j], alone)
 
@@ -466,35 +465,15 @@ def test_root_and_reductions(impl, device):
 # --- contract -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("impl", FAST)
-def test_opcheck(impl, device):
-    x, y, theta = problem(5, 2, directions(impl), device=device)
-    rows = x.mT.contiguous(), y.mT[:, :4].contiguous()
-    a, b = (torch.full((n,), 1 / n, dtype=torch.float64, device=device) for n in (5, 4))
-    n, m = (torch.tensor(k, device=device) for k in (3, 4))
-    none = (None,) * 4
-    for needs in ((True, False, False, False, False), (False, True, True, False, False)):
-        torch.library.opcheck(_SLICED_OPS[impl], (x, y, theta, *none, 2.0, needs))
-        strided = x.mT.contiguous().mT, y.mT.contiguous().mT
-        torch.library.opcheck(_SLICED_OPS[impl], (*strided, theta, *none, 2.0, needs))
-    all_of_them = (x, y[:4], theta, a, b, None, None, 2.0, (True,) * 5)
-    torch.library.opcheck(_SLICED_OPS[impl], all_of_them)
-    counted = (x, y[:4], theta, None, None, n, m, 2.0, (True, True, True, False, False))
-    torch.library.opcheck(_SLICED_OPS[impl], counted)
-    torch.library.opcheck(_LINE_OPS[impl], (*rows, *none, 1.5, (True, False, False, False)))
-    torch.library.opcheck(_LINE_OPS[impl], (*rows, a, b, None, None, 1.5, (False,) * 3 + (True,)))
-
-
-@pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("impl", IMPLS)
-def test_compile_full_graph(impl, dynamic, device):
-    x, y, theta = problem(7, 2, directions(impl), batch=(2,), device=device)
+def test_compile_full_graph(impl, device):
+    x, y, theta = problem(4, 2, directions(impl), batch=(2,), device=device)
 
     def cost(x, y):
         return sliced_wasserstein(x, y, projections=theta, root=True, impl=impl)
 
     torch._dynamo.reset()
-    compiled = torch.compile(cost, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+    compiled = torch.compile(cost, fullgraph=True, backend="aot_eager", dynamic=True)
     for actual, expected in zip(
         value_and_grads(compiled, x, y), value_and_grads(cost, x, y), strict=True
     ):

@@ -235,12 +235,12 @@ def test_pot(p, n, m, weighted):
 
 @pytest.mark.parametrize(("p", "impl"), [(1, None), (2, "torch"), (3, None), (1.5, "torch")])
 def test_gradients_of_points_and_weights(p, impl):
-    tensors = [t.requires_grad_() for t in (uniform(2, 5), uniform(2, 4), masses(2, 5), masses(4))]
+    tensors = [t.requires_grad_() for t in (uniform(2, 4), uniform(2, 3), masses(2, 4), masses(3))]
     assert torch.autograd.gradcheck(
         lambda u, v, a, b: wasserstein_circle(u, v, p=p, a=a, b=b, impl=impl), tensors
     )
-    for m in (4, 5):
-        pair = [t.requires_grad_() for t in (uniform(2, 5), uniform(2, m))]
+    for m in (3, 4):
+        pair = [t.requires_grad_() for t in (uniform(2, 4), uniform(2, m))]
         assert torch.autograd.gradcheck(lambda u, v: wasserstein_circle(u, v, p=p), pair)
 
 
@@ -347,11 +347,8 @@ def test_wrong_weights_stay_in_their_own_problem(impl, wrong):
         assert t[::2].isfinite().all()
 
 
-@pytest.mark.parametrize("weighted", [False, True])
-def test_the_raw_operator(weighted):
-    a, b = (masses(3, 5), masses(3, 4)) if weighted else (None, None)
+def test_vmap():
     u, v = uniform(3, 5) - 0.5, uniform(3, 4) - 0.5
-    torch.library.opcheck(_PLAN_OP, (u, v, a, b, 2.0))
     expected = torch.stack([wasserstein_circle(*t) for t in zip(u, v, strict=True)])
     torch.testing.assert_close(torch.func.vmap(wasserstein_circle)(u, v), expected)
 

@@ -325,7 +325,7 @@ def test_the_record(tmp_path, capsys):
 
 
 def test_own_clouds(tmp_path, capsys):
-    x, y = clouds(40, 40, 3)
+    x, y = clouds(12, 12, 3)
     np.save(tmp_path / "a.npy", x.astype(np.float32))
     np.save(tmp_path / "b.npy", y)
     arguments = ["--x", str(tmp_path / "a.npy"), "--y", str(tmp_path / "b.npy")]
@@ -334,7 +334,7 @@ def test_own_clouds(tmp_path, capsys):
     assert "wasserstein_1d" not in out
     assert "\nmmd, against" in out
     assert "144 rows: 144 pass" in out
-    assert "40x3" in out
+    assert "12x3" in out
 
 
 def test_own_numbers_that_overflow_float16(tmp_path, capsys):
