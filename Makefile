@@ -35,9 +35,10 @@ bench: $(VENV)/dev.done
 docs: $(VENV)/docs.done
 	OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m sphinx -q -n -W --keep-going $(DOCS_OPTIONS) docs docs/_build/html
 
-# Compiles every kernel for every target: with the pinned Triton, the oldest and the newest that are
-# supported, and rewrites the register tables. Takes an hour or so.
+# Compiles every public call, and every kernel for every target: with the pinned Triton, the oldest
+# and the newest that are supported, and rewrites the register tables. Takes hours.
 gate: $(VENV)/dev.done $(GATE_VERSIONS:%=$(VENV)/triton-%)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(TESTERS) --dist worksteal
 	$(BIN)/python -m tests.compile_gate --update --jobs 2
 	for version in $(GATE_VERSIONS); do \
 	  PYTHONPATH=$(VENV)/triton-$$version $(BIN)/python -m tests.compile_gate --update --jobs 2 \

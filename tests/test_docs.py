@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import socket
 from collections import Counter
 from pathlib import Path
 from urllib.parse import unquote
@@ -32,6 +33,18 @@ def python_of(page):
             yield block[1]
 
 
+@pytest.fixture
+def torchrun(monkeypatch):
+    """What torchrun tells the only one of its processes."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    told = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("torchrun")
 @by_name([page for page in PAGES[1:] if any(python_of(page))])  # README: test_readme.py
 def test_python_of_a_page_runs(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
