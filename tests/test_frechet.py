@@ -205,7 +205,7 @@ def test_merged_states():
 def ranks(metrics, **options):
     """A metric whose gather returns the states of the others, in the order of ranks."""
     metric = FrechetDistance(num_features=D, **options)
-    asked = iter(["real_moments", "fake_moments"] * 9)
+    asked = iter(["unshared", "real_moments", "fake_moments"] * 9)
 
     def gather(state, group):
         others = [getattr(m, name) for name in [next(asked)] for m in metrics]
@@ -306,6 +306,36 @@ def test_forward_over_ranks_on_every_step():
     assert metric.fake_moments[0, 0] == 4
 
 
+def test_it_is_not_merged_with_itself():
+    metric = filled(FrechetDistance(num_features=D), rows(4), rows(3))
+    with pytest.raises(ValueError, match="incoming_state must be of another metric; got this one"):
+        metric.merge_state(metric)
+    assert metric.real_moments[0, 0] == 4
+
+
+@pytest.mark.parametrize("first", [0, 9], ids=["empty", "filled"])
+def test_a_collection_does_not_share_unlike_moments(first):
+    """Metrics that have the same moments so far, of which one keeps what the other forgets."""
+    x, y = rows(30), rows(20, shift=1.0, seed=1)
+    far = lambda batch: torch.where(batch > 1.5, 10 * batch, batch)  # noqa: E731
+    start = x[:first].clamp(max=1)
+    metrics = {
+        "plain": FrechetDistance(num_features=D),
+        "far": FrechetDistance(far, D),
+        "keeps": FrechetDistance(num_features=D, reset_real_features=False),
+    }
+    together = MetricCollection(metrics)
+    together.update(start, real=True)
+    filled(together, x, y)
+    x = torch.cat([start, x])
+    values = together.compute()
+    assert_near(values["plain"], truth(x, y), x, y)
+    assert_near(values["far"], truth(far(x), far(y)), far(x), far(y))
+    together.reset()
+    assert together["keeps"].real_moments[0, 0] == len(x)
+    assert together["plain"].real_moments[0, 0] == together["far"].real_moments[0, 0] == 0
+
+
 def test_in_a_collection_and_on_a_plot():
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg")
@@ -338,7 +368,7 @@ def test_moments_stay_in_float64(convert):
     metric = filled(FrechetDistance(num_features=D), x, y)
     value = metric.compute()
     metric = convert(metric)
-    assert {t.dtype for t in metric.metric_state.values()} == {torch.float64}
+    assert metric.real_moments.dtype == metric.fake_moments.dtype == torch.float64
     assert torch.equal(metric.compute(), value)
     metric.reset()
     assert torch.equal(filled(metric, x, y).compute(), value)

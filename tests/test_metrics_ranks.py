@@ -9,6 +9,7 @@ pytest.importorskip("torchmetrics")
 
 from ranks import everywhere
 from torchmetrics.utilities.distributed import gather_all_tensors
+from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
 from otkernels import energy_distance, gaussian_wasserstein, mmd, sliced_wasserstein
 from otkernels.metrics import (
@@ -115,7 +116,52 @@ def of_more_than_capacity(rank, _):
     return held, alone, metric.compute(), sent[:6], len(metric.real_samples)
 
 
-CASES = of_all_data, of_every_step, of_too_few, of_more_than_capacity
+def of_one_checkpoint(rank, _):
+    """One state loaded on both ranks raises on both, who hold what they held."""
+    metric = EnergyDistance(num_features=D, capacity=12)
+    samples, count = torch.ones(6, D), torch.tensor(6)
+    metric._hold("real", (torch.arange(6) + 6 * rank, samples, count))
+    metric._hold("fake", (torch.arange(6), samples, count))
+    with pytest.raises(ValueError, match="samples must differ between ranks; got equal keys"):
+        metric.compute()
+    return len(metric.real_samples), len(metric.fake_samples), metric._is_synced
+
+
+def of_what_is_synced(rank, _):
+    """What each rank holds after forward, update, merge_state and reset of what is synced."""
+    answers = {}
+    for name in METRICS:
+        metric, other = make(name, reset_real_features=False), make(name)
+        metric.update(data()[0][: 3 + rank], real=True)
+        metric.update(data()[1][: 2 + rank], real=False)
+        other.update(data()[1], real=False)
+        before = metric._held("real"), metric._held("fake")
+        more = {"inputs": data()[1], "real": False}
+        calls = (
+            (metric, more),
+            (metric.update, more),
+            (metric.merge_state, {"incoming_state": other}),
+        )
+        for call, options in calls:
+            metric.sync()
+            with pytest.raises(TorchMetricsUserError, match="call unsync first"):
+                call(**options)
+            metric.unsync()
+        after = metric._held("real"), metric._held("fake")
+        metric.sync()
+        metric.reset()
+        answers[name] = before, after, metric._held("real")
+    return answers
+
+
+CASES = (
+    of_all_data,
+    of_every_step,
+    of_too_few,
+    of_more_than_capacity,
+    of_one_checkpoint,
+    of_what_is_synced,
+)
 
 
 @pytest.fixture(scope="module")
@@ -186,5 +232,18 @@ def test_more_than_capacity(answers):
     assert not torch.equal(alone, others)
     assert value == same == energy_distance(ours[0][1], ours[1][1])
     assert sent[0] == (12,)  # keys
-    rows = [rank["of_more_than_capacity"][3][1][0] for rank in answers]
+    rows = [rank["of_more_than_capacity"][3][2][0] for rank in answers]
     assert sum(rows) == 12  # samples: those that are held and no others
+
+
+def test_one_checkpoint_on_two_ranks_is_refused(answers):
+    for rank in answers:
+        assert rank["of_one_checkpoint"] == (6, 6, False)
+
+
+@pytest.mark.parametrize("name", METRICS)
+def test_synced_it_takes_nothing_more_and_keeps_its_own(answers, name):
+    for rank in answers:
+        before, after, kept = rank["of_what_is_synced"][name]
+        for one, other in zip((*before, before[0]), (*after, kept), strict=True):
+            assert all(map(torch.equal, one, other))

@@ -82,7 +82,7 @@ def test_memory_is_bounded_and_all_samples_are_counted():
     assert metric.real_count == 140
     held = [metric.real_keys, metric.real_samples]
     assert sum(t.untyped_storage().nbytes() for t in held) == 12 * (8 + 8 * D)
-    assert empty == 2 * 8  # two counts: room is taken as it is needed
+    assert empty == 2 * 8 + 4  # two counts and a mark: room is taken as it is needed
 
 
 def assert_uniform(counts, draws, held):
@@ -194,16 +194,46 @@ def test_merged_states(cls):
     assert torch.equal(empty.compute(), one.compute())
 
 
-def test_merging_above_capacity_wants_another_seed():
-    x = rows(9)
+@pytest.mark.parametrize("left_out", ["neither", "ours", "theirs"])
+def test_merging_equal_seeds_leaves_every_sample_and_pair_the_same_chance(left_out):
+    """Samples that had the same number in their streams are held together no more often."""
+    ours, theirs = {"neither": (6, 6), "ours": (24, 6), "theirs": (6, 24)}[left_out]
+    counts, together, pairs = torch.zeros(60), 0, min(ours, theirs)
+    for seed in range(200):
+        first, second = (
+            make(num_features=1, capacity=12, seed=seed, dtype=torch.float32) for _ in range(2)
+        )
+        first.update(numbered(60)[:ours], real=True)
+        second.update(numbered(60)[ours : ours + theirs], real=True)
+        first.merge_state(second)
+        assert len(first.real_keys.unique()) == 12
+        first.update(numbered(60)[ours + theirs :], real=True)
+        held = torch.zeros(60).index_fill(0, numbers_held(first), 1)
+        counts += held
+        together += (held[:pairs] * held[ours : ours + pairs]).sum()
+    assert_uniform(counts, 200, 12)
+    share = 12 / 60 * 11 / 59
+    # Disjoint pairs: draws without replacement make them a little less than independent.
+    assert abs(together - 200 * pairs * share) < 4 * (200 * pairs * share * (1 - share)) ** 0.5
+
+
+def test_merging_what_both_have_left_out_wants_another_seed():
+    x = rows(12)
     first, same, other = (filled(make(capacity=10, seed=s), x, x) for s in (1, 1, 2))
-    message = "incoming_state must be of another seed or rank once samples are left out"
+    message = "incoming_state must be of another seed or rank where both have left out samples"
     with pytest.raises(ValueError, match=message):
         first.merge_state(same)
-    assert first.real_count == 9
+    assert first.real_count == 12
     first.merge_state(other)
-    assert first.real_count == 18
+    assert first.real_count == 24
     assert len(first.real_samples) == 10
+
+
+def test_a_metric_is_not_merged_with_itself():
+    metric = filled(make(), rows(3), rows(3))
+    with pytest.raises(ValueError, match="incoming_state must be of another metric; got this one"):
+        metric.merge_state(metric)
+    assert metric.real_count == len(metric.real_samples) == 3
 
 
 def test_merging_what_has_thrown_away_too_much():
@@ -277,8 +307,8 @@ def test_forward_is_of_the_batch_and_adds_it():
         value = metric(batch, real=False)
         assert torch.equal(value, otkernels.energy_distance(metric.real_samples, batch))
     assert metric.update_count == 4
-    for state, held in plain.metric_state.items():
-        assert torch.equal(getattr(metric, state), held)
+    for kind in ("real", "fake"):
+        assert all(map(torch.equal, metric._held(kind), plain._held(kind)))
     assert torch.equal(metric.compute(), plain.compute())
 
 
@@ -352,24 +382,49 @@ def test_validation_in_inference_mode_leaves_a_metric_that_trains_on(cls):
     assert torch.equal(value, filled(make(cls, capacity=25), x, y).compute())
 
 
-def test_a_collection_shares_what_is_the_same_and_nothing_else():
+def twice(batch):
+    return 2 * batch
+
+
+UNLIKE = {
+    "energy": (EnergyDistance, {"capacity": 20}),
+    "larger": (EnergyDistance, {"capacity": 100}),
+    "single": (EnergyDistance, {"capacity": 20, "dtype": torch.float32}),
+    "seed": (EnergyDistance, {"capacity": 20, "seed": 3}),
+    "feature": (SlicedWasserstein, {"capacity": 100, "feature": twice}),
+    "keeps": (EnergyDistance, {"capacity": 20, "reset_real_features": False}),
+}
+
+
+@pytest.mark.parametrize("first", [0, 10])  # samples in the batch after which groups are formed
+def test_a_collection_does_not_share_what_is_unlike(first):
     x, y = rows(40), rows(31, seed=1, shift=2.0)
-    options = {
-        "energy": (EnergyDistance, {"capacity": 20}),
-        "sliced": (SlicedWasserstein, {"capacity": 20}),
-        "larger": (EnergyDistance, {"capacity": 35}),
-        "single": (EnergyDistance, {"capacity": 20, "dtype": torch.float32}),
-        "seed": (EnergyDistance, {"capacity": 20, "seed": 3}),
-    }
-    together = MetricCollection({n: make(cls, **o) for n, (cls, o) in options.items()})
-    filled(together, x, y, parts=4)
+    together = MetricCollection({name: make(cls, **its) for name, (cls, its) in UNLIKE.items()})
+    together.update(x[:first], real=True)
+    filled(together, x[first:], y)
     values = together.compute()
-    for name, (cls, its) in options.items():
-        assert torch.equal(values[name], filled(make(cls, **its), x, y, parts=4).compute()), name
-    groups = sorted(sorted(group) for group in together.compute_groups.values())
-    assert groups == [["energy", "sliced"], ["larger"], ["seed"], ["single"]]
+    for name, (cls, its) in UNLIKE.items():
+        assert torch.equal(values[name], filled(make(cls, **its), x, y).compute()), name
     together(x[:5], real=True)
-    assert together["sliced"].real_count == 45
+    together.reset()
+    counts = {name: metric.real_count.item() for name, metric in together.items()}
+    assert counts == dict.fromkeys(UNLIKE, 0) | {"keeps": 45}
+
+
+def test_a_collection_shares_what_it_is_told_to():
+    x, y = rows(40), rows(31, seed=1, shift=2.0)
+    seen = []
+    options = {"capacity": 20, "feature": lambda batch: seen.append(len(batch)) or batch}
+    metrics = {cls.__name__: make(cls, **options) for cls in (EnergyDistance, SlicedWasserstein)}
+    together = MetricCollection(metrics, compute_groups=[list(metrics)])
+    filled(together, x, y)
+    assert seen == [40, 31]
+    values = together.compute()
+    for cls in (EnergyDistance, SlicedWasserstein):
+        alone = filled(make(cls, capacity=20), x, y)
+        assert torch.equal(values[cls.__name__], alone.compute())
+    one, two = together.values(copy_state=False)
+    assert one.real_samples is two.real_samples
 
 
 @every_metric

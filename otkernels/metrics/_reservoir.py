@@ -51,11 +51,7 @@ class Reservoir(Stream):
 
     def _new_keys(self, kind, count, n):
         """Keys (n,) of the samples number count, count + 1, ... of this kind on this rank."""
-        # What else decides which samples are held is part of the seed, because MetricCollection
-        # shares the states of metrics whose states are equal after one batch.
-        size = self.real_samples.element_size()
-        stream = 2 * _rank() + KINDS.index(kind)
-        start = _start(self.seed, self.capacity, size, stream)
+        start = _start(self.seed, 2 * _rank() + KINDS.index(kind))
         return _mixed(start + count + torch.arange(n, device=count.device))
 
     def _smallest(self, keys, samples):
@@ -80,21 +76,26 @@ class Reservoir(Stream):
             condition = "be the state of such a metric"
             got = f"one without {', '.join(missing)}"
             _check.require(not missing, type(self).__name__, "incoming_state", condition, got)
-            merged.append(self._merged(self._held(kind), [incoming_state[s] for s in states]))
+            merged.append(self._merged(kind, self._held(kind), [incoming_state[s] for s in states]))
         for kind, held in zip(KINDS, merged, strict=True):
             self._hold(kind, held)
 
-    def _merged(self, ours, theirs):
-        name = type(self).__name__
-        keys, samples, count = (its.to(own) for own, its in zip(ours, theirs, strict=True))
-        whole = len(keys) >= min(count.item(), self.capacity)
+    def _merged(self, kind, ours, theirs):
+        theirs = tuple(its.to(own) for own, its in zip(ours, theirs, strict=True))
+        (our_keys, x, n), (their_keys, y, m) = ours, theirs
+        name, whole = type(self).__name__, len(y) >= min(m.item(), self.capacity)
         condition = f"have held up to {self.capacity} samples of a kind, as this metric"
-        _check.require(whole, name, "incoming_state", condition, f"{len(keys)} of {count}")
-        joined, count = torch.cat([ours[0], keys]), ours[2] + count
-        ok = count <= self.capacity or not torch.isin(keys, ours[0]).any()
-        condition = "be of another seed or rank once samples are left out"
-        _check.require(ok, name, "incoming_state", condition, "equal keys")
-        return *self._smallest(joined, torch.cat([ours[1], samples])), count
+        _check.require(whole, name, "incoming_state", condition, f"{len(y)} of {m}")
+        # Where nothing was left out keys have decided nothing. New ones are those of samples that
+        # come after all of the other metric, whose seed may be the same.
+        if len(y) == m:
+            their_keys = self._new_keys(kind, n, len(y))
+        elif len(x) == n:
+            our_keys = self._new_keys(kind, m, len(x))
+        joined = torch.cat([our_keys, their_keys])
+        condition = "be of another seed or rank where both have left out samples"
+        _check.require(_distinct(joined), name, "incoming_state", condition, "equal keys")
+        return *self._smallest(joined, torch.cat([x, y])), n + m
 
     def _sync_dist(self, dist_sync_fn=gather_all_tensors, process_group=None):
         group = process_group or self.process_group
@@ -102,18 +103,26 @@ class Reservoir(Stream):
         def gathered(tensor):
             return torch.cat(dist_sync_fn(tensor, group=group))
 
-        for kind in KINDS:
+        everywhere = [gathered(self._held(kind)[0]) for kind in KINDS]
+        # All ranks know all keys and raise together, before any holds more than its own.
+        ok, condition = all(map(_distinct, everywhere)), "differ between ranks"
+        got = "equal keys: is one checkpoint loaded on several?"
+        _check.require(ok, type(self).__name__, "samples", condition, got)
+        for kind, all_keys in zip(KINDS, everywhere, strict=True):
             keys, samples, count = self._held(kind)
-            everywhere = gathered(keys)
             # Keys first: then each rank sends those of its samples only that will be held.
-            bound = _largest_held(everywhere, self.capacity)
-            chosen = everywhere[everywhere <= bound], gathered(samples[keys <= bound])
+            bound = _largest_held(all_keys, self.capacity)
+            chosen = all_keys[all_keys <= bound], gathered(samples[keys <= bound])
             self._hold(kind, (*chosen, gathered(count[None]).sum()))
 
 
 def _rank():
     there = torch.distributed.is_available() and torch.distributed.is_initialized()
     return torch.distributed.get_rank() if there else 0
+
+
+def _distinct(keys):
+    return len(keys.unique()) == len(keys)
 
 
 def _largest_held(keys, capacity):

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities.exceptions import TorchMetricsUserError
 
 from .. import _check
 
@@ -36,6 +37,9 @@ class Stream(Metric):
         _check.require(ok, name, "feature", "be a module, a function or None", got)
         if impl is not None:
             _check.one_of(name, "impl", impl, _check.IMPLS)
+        # MetricCollection makes metrics share states that are equal after one batch, as those of
+        # unlike metrics may be: all empty ones are. NaN equals nothing.
+        self.add_state("unshared", torch.tensor(torch.nan), dist_reduce_fx="sum")
         self.feature = feature
         self.num_features = num_features
         self.reset_real_features = reset_real_features
@@ -43,6 +47,7 @@ class Stream(Metric):
 
     def update(self, inputs: Any, real: bool) -> None:
         """Add a batch of real or of fake samples."""
+        self._require_unsynced()
         kind = _kind(real)
         self._hold(kind, self._added(kind, self._held(kind), self._features(inputs)))
 
@@ -53,6 +58,7 @@ class Stream(Metric):
         Where there are too few samples for a distance it raises and the batch is not added.
         """
         # Not torchmetrics' way: it resets, and counts again the real samples that reset keeps.
+        self._require_unsynced()
         kind, features = _kind(real), self._features(inputs)
         kept = before = self._held(kind)
         empty = tuple(self._defaults[f"{kind}_{part}"] for part in self.parts)
@@ -80,6 +86,9 @@ class Stream(Metric):
 
     def merge_state(self, incoming_state: "dict[str, Any] | Metric") -> None:
         """Add the samples of another metric, or of its ``metric_state``, to these."""
+        self._require_unsynced()
+        other, name = incoming_state is not self, type(self).__name__
+        _check.require(other, name, "incoming_state", "be of another metric", "this one")
         super().merge_state(incoming_state)
         # Which torchmetrics forgets: the cached value is an old one, and there is something to
         # compute though ``update`` may never have been called.
@@ -88,6 +97,7 @@ class Stream(Metric):
 
     def reset(self) -> None:
         """Forget the fake samples, and the real ones unless ``reset_real_features=False``."""
+        self.unsync(should_unsync=self._is_synced)  # what is kept is this rank's own
         real = self._held("real")
         super().reset()
         if not self.reset_real_features:
@@ -127,6 +137,14 @@ class Stream(Metric):
         ok, condition = features.device == device, f"be on the metric's device {device}"
         _check.require(ok, name, "features", condition, features.device)
         return features
+
+    def _require_unsynced(self):
+        """An error where samples of all ranks would be added to, or lost with ``unsync``."""
+        if self._is_synced:
+            message = _check.message(
+                type(self).__name__, "the metric", "hold samples of this rank", "those of all ranks"
+            )
+            raise TorchMetricsUserError(f"{message}: call unsync first")
 
     def _require_samples(self, least, counts):
         """RuntimeError unless there are ``least`` samples of each kind."""
