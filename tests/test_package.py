@@ -85,6 +85,7 @@ LAYERS = {
     "distributed._ranks": {"_check", "_ops"},
     "distributed._shares": {"_check", "_measures", "_ops"},
     "distributed.sliced": {
+        "_ops",
         "_check",
         "_results",
         "_slicing",
