@@ -160,15 +160,10 @@ def refuse_lost_derivatives(tensors):
     if any(_has_tangent(t) for t in tensors if t is not None):
         no_tangents()
     # Dynamo traces an autograd.Function there as its forward pass, if no gradient shows.
-    if (
-        torch.compiler.is_compiling()
-        and torch.is_grad_enabled()
-        and _functorch.get_dynamic_layer_stack_depth() > 0
-    ):
+    if _is_compiling_transform() and torch.is_grad_enabled():
         raise NotImplementedError(
             "otkernels: torch.compile loses gradients of impl='cpu' and impl='triton' within "
-            "torch.func. Use impl='torch', leave the transform uncompiled, or take values under "
-            "torch.no_grad()."
+            "torch.func. Use impl='torch', compile no transform, or call it under no_grad()."
         )
 
 
@@ -177,13 +172,12 @@ def _has_tangent(tensor):
     if forward_ad._current_level < 0:
         return False
     if torch.compiler.is_compiling():
-        return True  # a tangent of another level cannot be looked up there
-    # Unpacking has no batching rule. What it says holds for the innermost level alone.
+        return True  # other levels cannot be looked at there
+    # Unpacking has no batching rule, and tells of the innermost level alone.
     mapped = _functorch.is_batchedtensor(tensor)
     if not mapped and forward_ad.unpack_dual(tensor).tangent is not None:
         return True
-    level = _functorch.maybe_current_level()
-    if level is None:
+    if (level := _functorch.maybe_current_level()) is None:
         return False
     if _functorch.maybe_get_level(tensor) == level:
         tensor = _functorch.get_unwrapped(tensor)
@@ -191,35 +185,37 @@ def _has_tangent(tensor):
         return _has_tangent(tensor)
 
 
+def _is_compiling_transform():
+    return torch.compiler.is_compiling() and _functorch.get_dynamic_layer_stack_depth() > 0
+
+
 def is_differentiated(tensor):
     """Whether a derivative with respect to the tensor may be asked for, in either mode."""
-    return needs_grad(tensor) or _has_tangent(tensor)
+    return needs_grad(tensor) or _has_tangent(tensor) or _is_compiling_transform()
 
 
-def call(function, *args, jvp=None):
-    """``function.apply(*args)`` of an autograd.Function, whose forward mode ``jvp`` refuses."""
-    if any(_has_tangent(a) for a in args if isinstance(a, torch.Tensor)):
-        (jvp or no_tangents)()
-    return function.apply(*args)
-
-
-def no_tangents(*_):
-    """Refuse forward mode; also as the ``jvp`` of functions, below which reverse mode runs."""
+def no_tangents():
+    """Refuse forward mode."""
     raise NotImplementedError(
         "otkernels: impl='cpu' and impl='triton' have no forward-mode derivatives. "
-        "Use impl='torch' (sliced losses, kernel losses and moments have them there) or "
-        "reverse mode."
+        "Use impl='torch' (sliced losses, kernel losses and moments have them) or reverse mode."
     )
+
+
+def call(function, *args, jvp=no_tangents):
+    """``function.apply(*args)`` of an autograd.Function, whose forward mode ``jvp`` refuses."""
+    if any(_has_tangent(a) for a in args if isinstance(a, torch.Tensor)):
+        jvp()
+    return function.apply(*args)
 
 
 def needs_grad(tensor):
     """Whether a gradient to the tensor, or None, may be asked for at any level of torch.func."""
     if tensor is None or not torch.is_grad_enabled():
         return False
-    if torch.compiler.is_compiling():  # where :func:`refuse_lost_derivatives` has seen to levels
-        return tensor.requires_grad
-    while not tensor.requires_grad and _functorch.is_functorch_wrapped_tensor(tensor):
-        tensor = _functorch.get_unwrapped(tensor)
+    if not torch.compiler.is_compiling():  # where levels are refused, not looked at
+        while not tensor.requires_grad and _functorch.is_functorch_wrapped_tensor(tensor):
+            tensor = _functorch.get_unwrapped(tensor)
     return tensor.requires_grad
 
 

@@ -69,7 +69,7 @@ class _Function(torch.autograd.Function):
     generate_vmap_rule = True
 
 
-def _no_tangents(*_):
+def _no_tangents():
     raise NotImplementedError(
         "otkernels: roots of matrices, and Gaussian Wasserstein distances, which are made of "
         "them, have no forward-mode derivatives. Use reverse mode: with impl='torch' that of "

@@ -205,7 +205,7 @@ def _checked(measures, bandwidth, validate):
     """A tensor of bandwidths as (..., K)."""
     function, device = measures.function, measures.given[0].device
     _check.floating(function, "bandwidth", bandwidth)
-    if bandwidth.requires_grad and torch.is_grad_enabled():
+    if _ops.needs_grad(bandwidth):
         raise _check.unsupported(
             function, "bandwidth", "not require a gradient", "one that does", "bandwidth.detach()"
         )

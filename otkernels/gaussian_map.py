@@ -64,7 +64,7 @@ def gaussian_map(
 def _matrix(cov_x, cov_y, cutoff, impl):
     """A (*batch, D, D), float64."""
     if impl != "torch":
-        _ops.refuse_tangents((cov_x, cov_y))
+        _ops.refuse_lost_derivatives((cov_x, cov_y))
         return _FastMatrix.apply(cov_x, cov_y, cutoff, impl)[0]
     # A = F_y Q^T F_x^-1 with the polar factor Q of F_x^T F_y.
     root = _roots.square_root(cov_x, cutoff)

@@ -143,7 +143,7 @@ def moments(x, a, *, correction, double, impl):
     with _ops.without_autocast(x.device):
         if impl == "torch":
             return _definition(x, a, correction, double)
-        _ops.refuse_tangents((x, a))
+        _ops.refuse_lost_derivatives((x, a))
         if _ops.needs_grad(x) or _ops.needs_grad(a):
             # Copies, for backward needs the mean: users may change theirs in place.
             return tuple(t.clone() for t in _ops.call(_Moments, x, a, correction, double, impl))

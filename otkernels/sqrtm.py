@@ -120,7 +120,7 @@ def root_of(a, inverse, cutoff, impl):
         root = _roots.inverse_square_root if inverse else _roots.square_root
         root = root(_roots.symmetric(a.double()), cutoff)
         return root.to(_ops.accumulation_dtype(a.dtype))
-    _ops.refuse_tangents((a,))
+    _ops.refuse_lost_derivatives((a,))
     # A copy, because backward needs the root: users may change theirs in place.
     return _FastRoot.apply(a, inverse, cutoff, impl).clone()
 

@@ -7,6 +7,7 @@ from meta_device import META, MetaDevice, Watch
 from public_calls import CALLS, case_id, cases, tensors
 
 import otkernels as ot
+from otkernels import _ops
 
 close = torch.testing.assert_close
 func = torch.func
@@ -58,6 +59,69 @@ def test_grad_and_vmap_nest(call, impl):
     jacobian = func.jacrev(mapped, argnums=k)(*given)
     close(jacobian[[0, 1], [0, 1]], expected, **options)
     assert not jacobian[[0, 1], [1, 0]].any()
+
+
+# Transforms over another variable than the points, which belong to an outer level or to autograd.
+TWO = torch.tensor(2.0)
+FACTORS = torch.tensor([0.5, -2.0])
+CAPTURED = {
+    "grad": lambda f: lambda z: func.grad(lambda q: q * f(z * 1))(TWO),
+    "vmap": lambda f: lambda z: func.vmap(lambda b: b * f(z * 1))(FACTORS).sum() / FACTORS.sum(),
+    "jvp": lambda f: lambda z: func.jvp(lambda q: q * f(z * 1), (TWO,), (TWO,))[1] / TWO,
+}
+
+
+def in_points(call, impl, dtype=torch.float32):
+    """(value, points): a call as a function of its first points, the others fixed."""
+    value, given, k = scalar(call, impl), call.inputs(6, dtype=dtype), call.wrt[0]
+    return lambda z: value(*given[:k], z, *given[k + 1 :]), given[k]
+
+
+@pytest.mark.parametrize(("call", "impl"), QUICK_CASES, ids=case_id)
+def test_gradient_to_captured_points(call, impl):
+    """The gradient of an outer grad, and that of autograd, come through every inner transform."""
+    value, x = in_points(call, impl)
+    leaf = x.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(value(leaf), leaf)
+    assert expected.any()
+    for nested in CAPTURED.values():
+        outer = func.grad(nested(value))(x)
+        (autograd,) = torch.autograd.grad(nested(value)(leaf), leaf)
+        for found in (outer, autograd):
+            close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_gradient_to_a_captured_bandwidth_is_refused():
+    def cost(z, s):
+        return ot.mmd(z, z + 1, bandwidth=s * 1)
+
+    with pytest.raises(NotImplementedError, match="bandwidth"):
+        func.grad(lambda s: func.grad(cost)(torch.ones(4, 2), s).sum())(torch.ones(1))
+
+
+@pytest.mark.parametrize("name", ["mmd", "mean_cov", "sqrtm"])
+def test_compiled_transforms_are_refused(name):
+    """The compiler would drop the gradient."""
+    value, x = in_points(next(c for c in CALLS if c.name == name), "cpu")
+    gradient = torch.compile(lambda z: func.grad(value)(z), backend="eager", fullgraph=True)
+    with pytest.raises(torch._dynamo.exc.Unsupported, match=r"torch\.compile loses gradients"):
+        gradient(x)
+
+
+def test_vmap_alone_computes_no_gradient():
+    seen = []
+
+    def note(x):
+        seen.append(_ops.needs_grad(x * 1))
+        return x.sum()
+
+    x = torch.randn(2, 3)
+    func.vmap(func.vmap(note))(x)
+    func.grad(lambda q: q * func.vmap(note)(x).sum())(TWO)
+    assert seen == [False, False]
+    func.vmap(func.vmap(note))(x.clone().requires_grad_())
+    func.grad(lambda x: func.vmap(note)(x).sum())(x)
+    assert seen[2:] == [True, True]
 
 
 SHARED = {
@@ -144,9 +208,25 @@ def test_forward_mode_is_refused_by_name(call, impl):
     def value(*given):
         return sum(t.sum() for t in tensors(function(*given)))
 
+    def captured(*given):
+        one = torch.ones((), device=given[0].device)
+        return func.grad(lambda q: q * value(*(t * 1 for t in given)))(one)
+
+    def mapped(*given):
+        return func.vmap(value)(*(t.expand(2, *t.shape) for t in given)).sum()
+
     directions = tuple(torch.ones_like(t) for t in given)
-    with device, pytest.raises(NotImplementedError, match=r"forward-mode.*reverse mode"):
-        func.jvp(value, tuple(given), directions)
+    for nested in (value, captured, mapped):
+        with device, pytest.raises(NotImplementedError, match=r"forward-mode.*reverse mode"):
+            func.jvp(nested, tuple(given), directions)
+
+
+@pytest.mark.parametrize("nested", CAPTURED)
+@pytest.mark.parametrize("name", ["sliced_wasserstein", "mmd", "mean_cov"])
+def test_tangents_of_captured_points(name, nested):
+    value, x = in_points(next(c for c in CALLS if c.name == name), "torch")
+    expected = (func.grad(value)(x) * x).sum()
+    close(func.jvp(CAPTURED[nested](value), (x,), (x,))[1], expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("impl", ["torch", "cpu"])
