@@ -135,17 +135,17 @@ def _to_front(tensor, dim, size):
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def value_and_grad(op, tensors, *args):
+def value_and_grad(op, tensors, *args, inner=False):
     """The value of a raw op, differentiable once with respect to each of ``tensors``.
 
     The op is ``(*tensors, *args, bool[] needs) -> (value, *details, *grads)`` with one need and one
     gradient for each of the tensors, some of which may be None. Where a tensor needs no gradient
-    its own is empty (:func:`empty_grad`).
+    its own is empty. ``inner``: a transform of our own, whose gradient the compiler keeps.
 
     Returns:
         (value, details): details is a tuple, without gradients.
     """
-    refuse_lost_derivatives(tensors)
+    refuse_lost_derivatives(tensors, inner)
     needs = [needs_grad(t) for t in tensors]
     if not any(needs):
         value, *details = op(*tensors, *args, needs)[: -len(tensors)]
@@ -155,12 +155,12 @@ def value_and_grad(op, tensors, *args):
     return value.clone(), tuple(details)
 
 
-def refuse_lost_derivatives(tensors):
+def refuse_lost_derivatives(tensors, inner=False):
     """Raise where a raw operator would drop a derivative, which would then come out as 0."""
     if any(_has_tangent(t) for t in tensors if t is not None):
         no_tangents()
     # Dynamo traces an autograd.Function there as its forward pass, if no gradient shows.
-    if _is_compiling_transform() and torch.is_grad_enabled():
+    if _is_compiling_transform() and torch.is_grad_enabled() and not inner:
         raise NotImplementedError(
             "otkernels: torch.compile loses gradients of impl='cpu' and impl='triton' within "
             "torch.func. Use impl='torch', compile no transform, or call it under no_grad()."

@@ -164,7 +164,7 @@ def max_sliced_wasserstein(
 
         def costs(theta):
             """The sum of all costs, and each of them (..., L)."""
-            value, each = estimate(fixed, theta, p, impl)
+            value, each = estimate(fixed, theta, p, impl, inner=True)
             return value.sum() * each.shape[-1], each
 
         fixed.include("projections", theta.shape[:-2])

@@ -69,7 +69,7 @@ _SLICED_OPS = {
 # --- one answer from whichever form -------------------------------------------------------------
 
 
-def _cost(measures, sets, projections, p, impl):
+def _cost(measures, sets, projections, p, impl, inner=False):
     """Mean over L lines of W_p^p, (*batch), and the cost of each line, (*batch, L).
 
     ``sets`` are clouds (*batch, N, D) and (*batch, M, D) to be projected along projections
@@ -90,14 +90,15 @@ def _cost(measures, sets, projections, p, impl):
             op, tensors = _LINE_OPS[impl], (*sets, a, b)
         else:
             op, tensors = _SLICED_OPS[impl], (*sets, projections, a, b)
-        value, (costs,) = _ops.value_and_grad(op, tensors, n, m, p)
+        value, (costs,) = _ops.value_and_grad(op, tensors, n, m, p, inner=inner)
     return measures.nan_out_of_range(value), costs
 
 
-def estimate(measures, projections, p, impl):
+def estimate(measures, projections, p, impl, inner=False):
     """Value (*batch) and, without gradient, costs (*batch, L) between checked clouds.
 
-    ``projections`` is what :func:`otkernels._slicing.directions` returns, or a callable.
+    ``projections`` is what :func:`otkernels._slicing.directions` returns, or a callable; ``inner``
+    as for :func:`otkernels._ops.value_and_grad`.
     """
     device = measures.given[0].device
     impl = _ops.choose_impl(measures.function, impl, device)
@@ -109,7 +110,7 @@ def estimate(measures, projections, p, impl):
         projections = projections.expand(*measures.batch, -1, -1)
         sets = tuple(measures.point_sets())
     with _ops.without_autocast(device):
-        return _cost(measures, sets, projections, float(p), impl)
+        return _cost(measures, sets, projections, float(p), impl, inner)
 
 
 def _slices(measures, function):

@@ -248,9 +248,9 @@ def test_every_direction_tried_has_unit_length(monkeypatch):
     """Also where the means coincide, the start is zero and candidates are not normalised."""
     tried = []
 
-    def noted(measures, projections, *options):
+    def noted(measures, projections, *args, **options):
         tried.append(projections.detach().norm(dim=-2))
-        return estimate(measures, projections, *options)
+        return estimate(measures, projections, *args, **options)
 
     estimate = module.estimate
     monkeypatch.setattr(module, "estimate", noted)

@@ -189,6 +189,8 @@ def broad_handlers(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.Try):
             for handler in node.handlers:
+                if ast.unparse(handler).startswith("except torch.OutOfMemoryError:\n    raise"):
+                    break  # the handlers below do not see it
                 types = getattr(handler.type, "elts", [handler.type])
                 names = {getattr(t, "attr", getattr(t, "id", None)) for t in types}
                 raises = any(isinstance(n, ast.Raise) and n.exc is None for n in handler.body)
