@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import torch
+
 CAPABILITIES = (
     "compile",  # torch.compile(fullgraph=True), forward and backward
     "export",  # torch.export of a module that holds the call
@@ -84,3 +86,15 @@ class Call:
         assert capability in CAPABILITIES
         found = self.refusals.get(capability)
         return found.get(impl) if isinstance(found, dict) else found
+
+
+def assert_alike(out, expected):
+    """Off by no more than 100 roundings of float32 of the largest number; NaN where that has NaN.
+
+    For two ways through the same arithmetic of float32 points. Residuals are roundings themselves:
+    numbers below 0.01 count as that.
+    """
+    finite = expected[expected.isfinite()]
+    largest = max(finite.abs().max().item() if finite.numel() else 0.0, 0.01)
+    bound = 100 * torch.finfo(torch.float32).eps * largest
+    torch.testing.assert_close(out, expected, rtol=0, atol=bound, equal_nan=True)

@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from impls import FAST, IMPLS
+from public_call import assert_alike
 from public_calls import CALLS, case_id, cases, tensors
 from public_inputs import D
 from torch._dynamo.testing import CompileCounterWithBackend
@@ -52,7 +53,7 @@ def run(function, call, inputs):
 def close(actual, expected):
     assert len(actual) == len(expected)
     for a, b in zip(actual, expected, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, equal_nan=True)
+        assert_alike(a, b)
 
 
 def twins(call, impl):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from impls import INTERPRETED
 from meta_device import META, MetaDevice, Watch
+from public_call import assert_alike
 from public_calls import CALLS, case_id, cases, tensors
 
 import otkernels as ot
@@ -42,7 +43,7 @@ def test_vmap_is_a_loop_over_problems(call, impl):
     assert sorted(mapped.raw_ops * BATCH) == sorted(single.raw_ops)  # one launch for all
     assert mapped.raw_ops or impl != QUICK or call.name == "wae_bandwidths"
     for out, *each in zip(found, *loop, strict=True):
-        close(out, torch.stack(each), rtol=1e-4, atol=1e-5)
+        assert_alike(out, torch.stack(each))
 
 
 @pytest.mark.parametrize(("call", "impl"), QUICK_CASES, ids=case_id)
@@ -88,7 +89,7 @@ def test_gradient_to_captured_points(call, impl):
         outer = func.grad(nested(value))(x)
         (autograd,) = torch.autograd.grad(nested(value)(leaf), leaf)
         for found in (outer, autograd):
-            close(found, expected, rtol=1e-3, atol=1e-5)
+            assert_alike(found, expected)
 
 
 def test_gradient_to_a_captured_bandwidth_is_refused():
@@ -226,7 +227,7 @@ def test_forward_mode_is_refused_by_name(call, impl):
 def test_tangents_of_captured_points(name, nested):
     value, x = in_points(next(c for c in CALLS if c.name == name), "torch")
     expected = (func.grad(value)(x) * x).sum()
-    close(func.jvp(CAPTURED[nested](value), (x,), (x,))[1], expected, rtol=1e-4, atol=1e-5)
+    assert_alike(func.jvp(CAPTURED[nested](value), (x,), (x,))[1], expected)
 
 
 @pytest.mark.parametrize("impl", ["torch", "cpu"])

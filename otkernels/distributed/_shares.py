@@ -1,5 +1,7 @@
 """What a rank brings to a loss over the global batch, and what the ranks have together."""
 
+import torch
+
 from .. import _check, _ops
 from .._measures import Measures, normalised, present
 
@@ -127,8 +129,7 @@ class Shares:
 
 
 def _ordered(tensor, order):
-    batch = _check.broadcastable("", "", tensor.shape[:-1], order.shape[:-1], "")
-    shape = (*batch, tensor.shape[-1])
+    shape = *torch.broadcast_shapes(tensor.shape[:-1], order.shape[:-1]), tensor.shape[-1]
     return tensor.expand(shape).gather(-1, order.expand(shape))
 
 
