@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import torch
 
-from . import _ops
+from . import _transforms
 from ._quantiles import power
 
 # Levels of weighted points are rounded to multiples of 2^-53, as float64 numbers below 1 are.
@@ -71,7 +71,7 @@ def circle_cost(u, v, p, a=None, b=None, plan=None):
         cost = cost + _cost_of_cells(v, side_v, u, side_u, -shift, p, shared=False)
     if a is None:
         return cost
-    if any(_ops.is_differentiated(levels) for levels in exact):
+    if any(_transforms.is_differentiated(levels) for levels in exact):
         cost = cost + _moving_levels(u, v, sides, shift, exact, p)
     # The last level is 1, or NaN where the masses are none.
     return cost * (exact[0][..., -1] * exact[1][..., -1]).to(cost.dtype)

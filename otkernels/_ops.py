@@ -11,14 +11,14 @@ import importlib.util
 import os
 
 import torch
-from torch._C import _functorch
-from torch._functorch.pyfunctorch import temporarily_pop_interpreter_stack
-from torch.autograd import forward_ad
 
 from . import _check
+from ._transforms import has_tangent, is_compiling_transform, needs_grad, no_tangents
 
 # Where the fast forms of an op stand, below otkernels.
 FOLDERS = {"cpu": "cpu", "triton": "kernels"}
+# Asked once, for the compiler of torch 2.11 cannot trace the question.
+HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def accumulation_dtype(dtype):
@@ -43,16 +43,16 @@ def choose_impl(function, impl, device):
     type "cuda" in torch), "cpu" for the CPU, "torch" elsewhere and where Triton is not installed.
     """
     if impl is None:
-        if device.type == "cuda" and importlib.util.find_spec("triton"):
-            return "triton"
-        return "cpu" if device.type == "cpu" else "torch"
+        if device.type == "cpu":
+            return "cpu"
+        return "triton" if device.type == "cuda" and HAS_TRITON else "torch"
     _check.one_of(function, "impl", impl, _check.IMPLS)
     if impl == "cpu":
         ok = device.type == "cpu"
         _check.require(ok, function, "impl", f"be 'torch' or 'triton' on {device}", "'cpu'")
     if impl == "triton":
-        found = importlib.util.find_spec("triton")
-        _check.require(found, function, "impl", "be 'torch' or 'cpu': no Triton here", "'triton'")
+        condition = "be 'torch' or 'cpu': no Triton here"
+        _check.require(HAS_TRITON, function, "impl", condition, "'triton'")
         interpreted = device.type == "cpu" and os.environ.get("TRITON_INTERPRET") == "1"
         condition = (
             f"be 'torch' or 'cpu' on {device} (Triton runs on CUDA and ROCm tensors, and on CPU "
@@ -74,7 +74,8 @@ def stream(generator):
 def without_autocast(device):
     """A context in which autocast does not lower the precision of our own arithmetic."""
     kind = device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+    # Not torch.amp.is_autocast_available, which the compiler of torch 2.11 cannot trace.
+    if kind != "meta" and torch.is_autocast_enabled(kind):
         return torch.autocast(kind, enabled=False)
     return contextlib.nullcontext()
 
@@ -157,66 +158,21 @@ def value_and_grad(op, tensors, *args, inner=False):
 
 def refuse_lost_derivatives(tensors, inner=False):
     """Raise where a raw operator would drop a derivative, which would then come out as 0."""
-    if any(_has_tangent(t) for t in tensors if t is not None):
+    if any(has_tangent(t) for t in tensors if t is not None):
         no_tangents()
     # Dynamo traces an autograd.Function there as its forward pass, if no gradient shows.
-    if _is_compiling_transform() and torch.is_grad_enabled() and not inner:
+    if is_compiling_transform() and torch.is_grad_enabled() and not inner:
         raise NotImplementedError(
             "otkernels: torch.compile loses gradients of impl='cpu' and impl='triton' within "
             "torch.func. Use impl='torch', compile no transform, or call it under no_grad()."
         )
 
 
-def _has_tangent(tensor):
-    """Whether forward mode differentiates the tensor at any level of torch.func."""
-    if forward_ad._current_level < 0:
-        return False
-    if torch.compiler.is_compiling():
-        return True  # other levels cannot be looked at there
-    # Unpacking has no batching rule, and tells of the innermost level alone.
-    mapped = _functorch.is_batchedtensor(tensor)
-    if not mapped and forward_ad.unpack_dual(tensor).tangent is not None:
-        return True
-    if (level := _functorch.maybe_current_level()) is None:
-        return False
-    if _functorch.maybe_get_level(tensor) == level:
-        tensor = _functorch.get_unwrapped(tensor)
-    with temporarily_pop_interpreter_stack():
-        return _has_tangent(tensor)
-
-
-def _is_compiling_transform():
-    return torch.compiler.is_compiling() and _functorch.get_dynamic_layer_stack_depth() > 0
-
-
-def is_differentiated(tensor):
-    """Whether a derivative with respect to the tensor may be asked for, in either mode."""
-    return needs_grad(tensor) or _has_tangent(tensor) or _is_compiling_transform()
-
-
-def no_tangents():
-    """Refuse forward mode."""
-    raise NotImplementedError(
-        "otkernels: impl='cpu' and impl='triton' have no forward-mode derivatives. "
-        "Use impl='torch' (sliced losses, kernel losses and moments have them) or reverse mode."
-    )
-
-
 def call(function, *args, jvp=no_tangents):
     """``function.apply(*args)`` of an autograd.Function, whose forward mode ``jvp`` refuses."""
-    if any(_has_tangent(a) for a in args if isinstance(a, torch.Tensor)):
+    if any(has_tangent(a) for a in args if isinstance(a, torch.Tensor)):
         jvp()
     return function.apply(*args)
-
-
-def needs_grad(tensor):
-    """Whether a gradient to the tensor, or None, may be asked for at any level of torch.func."""
-    if tensor is None or not torch.is_grad_enabled():
-        return False
-    if not torch.compiler.is_compiling():  # where levels are refused, not looked at
-        while not tensor.requires_grad and _functorch.is_functorch_wrapped_tensor(tensor):
-            tensor = _functorch.get_unwrapped(tensor)
-    return tensor.requires_grad
 
 
 class _ValueAndGrad(torch.autograd.Function):

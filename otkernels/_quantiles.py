@@ -10,7 +10,7 @@ points of each side, and a mass. docs/math.md, "On the line".
 
 import torch
 
-from . import _ops
+from . import _transforms
 from ._masses import COINCIDENT
 
 
@@ -30,7 +30,7 @@ def line_cost(u, v, p, a=None, b=None):
     i, j, mass = _weighted_cells(levels_u.detach(), levels_v.detach())
     cost = (power(u.gather(-1, i) - v.gather(-1, j), p) * mass.to(u.dtype)).sum(-1)
     for side in ((u, v, levels_u, levels_v), (v, u, levels_v, levels_u)):
-        if _ops.is_differentiated(side[2]):
+        if _transforms.is_differentiated(side[2]):
             cost = cost + _moving_levels(*side, p)
     return cost
 

@@ -6,7 +6,7 @@ import numbers
 import torch
 from torch import Tensor
 
-from . import _check, _ops
+from . import _check, _ops, _transforms
 from ._kernels import KERNELS
 from ._measures import Measures
 from ._types import Prior
@@ -205,7 +205,7 @@ def _checked(measures, bandwidth, validate):
     """A tensor of bandwidths as (..., K)."""
     function, device = measures.function, measures.given[0].device
     _check.floating(function, "bandwidth", bandwidth)
-    if _ops.needs_grad(bandwidth):
+    if _transforms.needs_grad(bandwidth):
         raise _check.unsupported(
             function, "bandwidth", "not require a gradient", "one that does", "bandwidth.detach()"
         )

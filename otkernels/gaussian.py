@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import _check, _ops
+from . import _check, _ops, _transforms
 from ._fidelity import fidelity
 from ._measures import Measures
 from ._results import nan_everywhere
@@ -232,7 +232,7 @@ def _fitted(points, masses, correction, eps, diagonal, impl):
     """The :class:`Fit` of points (*batch, N, D) with masses (*batch, N), None for 1/N each."""
     n, d = points.shape[-2:]
     # A root of a mass has no gradient at 0.
-    rows = n < d and not (eps or diagonal or _ops.needs_grad(masses))
+    rows = n < d and not (eps or diagonal or _transforms.needs_grad(masses))
     if rows or diagonal:
         return _by_points(points, masses, correction, eps, rows)
     mean, cov = moments(points, masses, correction=correction, double=True, impl=impl)

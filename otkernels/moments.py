@@ -9,7 +9,7 @@ point, so the gradient of a fast form is plain torch code, and derivatives of an
 import torch
 from torch import Tensor
 
-from . import _check, _ops
+from . import _check, _ops, _transforms
 from ._measures import nan_out_of_range, normalised, without_padding
 from ._products import product
 from ._types import Impl
@@ -144,7 +144,7 @@ def moments(x, a, *, correction, double, impl):
         if impl == "torch":
             return _definition(x, a, correction, double)
         _ops.refuse_lost_derivatives((x, a))
-        if _ops.needs_grad(x) or _ops.needs_grad(a):
+        if _transforms.needs_grad(x) or _transforms.needs_grad(a):
             # Copies, for backward needs the mean: users may change theirs in place.
             return tuple(t.clone() for t in _ops.call(_Moments, x, a, correction, double, impl))
         return _OPS[impl](x, a, correction, double)

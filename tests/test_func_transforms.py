@@ -8,7 +8,7 @@ from public_call import assert_alike
 from public_calls import CALLS, case_id, cases, tensors
 
 import otkernels as ot
-from otkernels import _ops
+from otkernels import _transforms
 
 close = torch.testing.assert_close
 func = torch.func
@@ -113,7 +113,7 @@ def test_vmap_alone_computes_no_gradient():
     seen = []
 
     def note(x):
-        seen.append(_ops.needs_grad(x * 1))
+        seen.append(_transforms.needs_grad(x * 1))
         return x.sum()
 
     x = torch.randn(2, 3)

@@ -2,7 +2,7 @@
 
 import torch
 
-from .. import _check, _ops
+from .. import _check, _ops, _transforms
 from .._measures import Measures, normalised, present
 
 
@@ -142,10 +142,10 @@ def described(name, points, weights, lengths, n):
     """A set of points as a text, which calls the number of points ``n``."""
     *batch, _, d = points.shape
     text = f"{name} ({', '.join([*map(str, batch), n, str(d)])}) {points.dtype}"
-    text += " with gradient" * _ops.needs_grad(points)
+    text += " with gradient" * _transforms.needs_grad(points)
     if weights is not None:
         text += f" with weights ({', '.join([*map(str, weights.shape[:-1]), n])})"
-        text += " and their gradient" * _ops.needs_grad(weights)
+        text += " and their gradient" * _transforms.needs_grad(weights)
     if lengths is not None:
         text += f" with lengths {tuple(lengths.shape)}"
     return text

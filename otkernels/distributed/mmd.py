@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .. import _check, _ops
+from .. import _check, _ops, _transforms
 from .. import bandwidth as bandwidths
 from .._kernel_sums import diagonal_sum, pair_sums
 from .._measures import Measures, nan_out_of_range, normalised
@@ -277,7 +277,7 @@ class _Sums:
         value = self._within(x) + self._pairs(x.own, whole[1], BETWEEN)
         for y in rest:
             value = value + self._within(y)
-            if any(map(_ops.needs_grad, y.own)):
+            if any(map(_transforms.needs_grad, y.own)):
                 value = value + _Weighed.apply(self._pairs(y.own, whole[0], BETWEEN), 0.0, 1.0)
         return value
 

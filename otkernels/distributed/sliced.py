@@ -7,7 +7,7 @@ a gradient of that size on the way back.
 
 from torch import Generator, Tensor
 
-from .. import _check, _ops
+from .. import _check, _transforms
 from .._results import nan_everywhere, root_and_reduce
 from .._slicing import directions
 from .._types import Group, Impl, Method, Reduction, Slices
@@ -176,7 +176,7 @@ class _Lines:
             return {"n_projections": self.drawn[0], "method": self.drawn[1]}
         if callable(self.given):
             return {"projections": "callable"}
-        gradient = " with gradient" * _ops.needs_grad(self.given)
+        gradient = " with gradient" * _transforms.needs_grad(self.given)
         return {"projections": f"{tuple(self.given.shape)}{gradient}"}
 
     def share(self, points):
