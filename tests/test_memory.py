@@ -85,6 +85,16 @@ def test_mmd_on_device(n, kernel, d):
     assert used <= 16 * 2 * n * d + 64 * 2 * n + (2 * n) ** 2 / 16_000 + shares
 
 
+@pytest.mark.parametrize("d", [4, 64])
+@pytest.mark.parametrize("sizes", [(64, MEGA), (1000, MEGA), (MEGA, 64)], ids=str)
+def test_mmd_of_few_points_and_many_on_device(sizes, d):
+    """Columns are shared out among programs of few rows, but not the many rows' results."""
+    n, m = sizes
+    used = peak_on_device(ot.mmd, (n, d), (m, d), bandwidth=1.0)
+    shares = mmd.PROGRAMS * ROWS * (4 * d + 64)
+    assert used <= 16 * (n + m) * d + 64 * (n + m) + (n + m) ** 2 / 16_000 + shares
+
+
 @pytest.mark.parametrize("d", [16, 200, 512])
 @pytest.mark.parametrize("n", [100, 100_000])
 def test_gaussians_on_device(n, d):

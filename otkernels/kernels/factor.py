@@ -167,6 +167,8 @@ def factor(s, cutoff):
         cutoff: pivots up to this times the largest diagonal entry count as 0.
     """
     batch, d, _ = s.shape
+    if d * max(s.stride()[1:]) >= 2**31:  # places within a covariance are counted in int32
+        s = s.contiguous()
     f, g = (s.new_empty((batch, d, d), dtype=torch.float64) for _ in range(2))
     regular = s.new_empty(batch, dtype=torch.int32)
     tile, step, warps = config(d)

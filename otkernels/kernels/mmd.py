@@ -179,7 +179,8 @@ def _walk(z, sizes, mass, factors, rates, profile, terms, fast, needs):
     of_x = _places(n, m)[1].start
     rows = total if terms[1] or need_y or need_b else of_x
     blocks_n = triton.cdiv(max(n, m), block_n)
-    shares = shares_of(batch * of_x // block_m, blocks_n)
+    # Those of the larger launch, for both: programs of either walk as far, and shares cost memory.
+    shares = shares_of(batch * max(of_x, rows - of_x) // block_m, blocks_n)
     part = z.new_empty((batch, shares, 2, rows), dtype=torch.float64)
     ready = None
     if not direct:
