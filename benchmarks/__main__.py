@@ -110,7 +110,8 @@ def _exit_code(command, red):
 
 
 def _plot(options):
-    from . import plot, records
+    from . import records
+    from .pages import plot
 
     lines = records.read(_files(options.records))
     for path in plot.draw(lines, options.mode, options.out, options.allow_dirty):
@@ -119,7 +120,8 @@ def _plot(options):
 
 
 def _report(options):
-    from . import records, report
+    from . import records
+    from .pages import report
 
     text = report.text(records.read(_files(options.records)), options.allow_dirty)
     report.write(options.doc, text)
@@ -131,7 +133,9 @@ def _growth(options):
     if options.smoke and options.records is None:
         raise CannotRun("--smoke needs --records, so that tiny shapes are not published")
     _torch_with(1)
-    from . import growth, records, report
+    from . import records
+    from .pages import report
+    from .studies import growth
 
     folder = options.records or HERE / "results" / "growth"
     files = {kind: folder / f"{kind}_cpu.jsonl" for kind in ("time", "memory")}

@@ -3,8 +3,9 @@
 import dataclasses
 import re
 
-from . import (
-    CannotRun,
+from . import CannotRun
+from .case import Case
+from .families import (
     bandwidths,
     bures,
     energy,
@@ -17,7 +18,6 @@ from . import (
     to_normal,
     unequal,
 )
-from .case import Case
 
 FAMILIES = (
     sliced.FAMILY,

@@ -18,8 +18,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from otkernels.kernels import cells, match, matmul, mmd, rows, sliced, split
 
-from . import cases, report
+from . import cases
 from .case import MODES
+from .pages import report
 
 MODULES = (cells, match, matmul, mmd, rows, split)
 MODE = "forward_backward"

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 import otkernels
-from benchmarks import cases, clocks, measure, memory, records, reference, sliced
+from benchmarks import cases, clocks, measure, memory, records
 from benchmarks.__main__ import main
 from benchmarks.case import Provider
+from benchmarks.families import sliced, sliced_reference
 from benchmarks.run import run
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -201,7 +202,7 @@ def test_errors_are_exit_code_2_and_say_why(arguments, message, capsys):
 
 def test_expected_in_chunks_is_the_definition(monkeypatch):
     shape = cases.select("smoke", "B3")[0].shape
-    monkeypatch.setattr(reference, "CHUNK", 3 * shape.B * shape.N)
+    monkeypatch.setattr(sliced_reference, "CHUNK", 3 * shape.B * shape.N)
     x, y, projections = (t.double() for t in sliced.inputs(shape))
     x.requires_grad_()
     y.requires_grad_()

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from benchmarks import conditioning, ill_conditioned, records
+from benchmarks import records
+from benchmarks.studies import conditioning, ill_conditioned
 from otkernels.verify.digits import fidelity_and_map
 
 

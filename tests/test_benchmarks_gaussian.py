@@ -5,18 +5,10 @@ import types
 import pytest
 import torch
 
-from benchmarks import (
-    bures,
-    bures_peers,
-    cupy_eigh,
-    gaussian,
-    measure,
-    mmd,
-    moments,
-    sqrtm,
-)
-from benchmarks.bures_reference import STEP, amplification, nearby
+from benchmarks import measure
 from benchmarks.case import Provider, Shape
+from benchmarks.families import bures, bures_peers, cupy_eigh, gaussian, mmd, moments, sqrtm
+from benchmarks.families.bures_reference import STEP, amplification, nearby
 from benchmarks.measure import Call, check
 
 FAMILIES = (bures.FAMILY, gaussian.FAMILY, sqrtm.FAMILY, moments.FAMILY)

@@ -5,20 +5,11 @@ import dataclasses
 import pytest
 import torch
 
-from benchmarks import (
-    bures,
-    cases,
-    checks,
-    clocks,
-    gaussian,
-    memory,
-    moments,
-    plot,
-    records,
-    report,
-    sqrtm,
-)
+from benchmarks import cases, clocks, memory, records
 from benchmarks.case import Shape
+from benchmarks.checks import __main__ as checks
+from benchmarks.families import bures, gaussian, moments, sqrtm
+from benchmarks.pages import plot, report
 from benchmarks.run import run
 
 FAMILIES = (bures.FAMILY, gaussian.FAMILY, sqrtm.FAMILY, moments.FAMILY)

@@ -6,21 +6,12 @@ import pytest
 import torch
 
 import otkernels
-from benchmarks import (
-    accuracy,
-    bandwidths,
-    cases,
-    energy,
-    growth,
-    kernel_reference,
-    memory,
-    mmd,
-    mmd_memory,
-    records,
-    report,
-)
+from benchmarks import cases, memory, records
 from benchmarks.case import Provider
+from benchmarks.families import bandwidths, energy, kernel_reference, mmd
 from benchmarks.measure import Call, check
+from benchmarks.pages import report
+from benchmarks.studies import accuracy, growth, mmd_memory
 
 BOTH = "forward_backward_both"
 FACTS = {"dirty": False, "device": "cpu", "device_name": "a CPU", "threads": 1, "run": "1"}

@@ -6,10 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cases, checks, clocks, gpu, growth, memory, records, report, sliced
+from benchmarks import cases, clocks, gpu, memory, records
 from benchmarks.__main__ import _parser, main
 from benchmarks.case import Provider, Shape
+from benchmarks.checks import __main__ as checks
+from benchmarks.families import sliced
+from benchmarks.pages import report
 from benchmarks.run import run
+from benchmarks.studies import growth
 
 
 @pytest.fixture
@@ -221,7 +225,7 @@ def test_repeat_notices_other_bits(use, family):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="runs the interpreter")
 def test_tune_times_good_candidates_and_names_bad_ones():
-    from benchmarks import tune
+    from benchmarks.tune import __main__ as tune
 
     class Skipped:
         def __getitem__(self, grid):

@@ -1,8 +1,9 @@
-"""``python -m benchmarks.scaling``: records, gate, figure and tables."""
+"""``python -m benchmarks.studies.scaling``: records, gate, figure and tables."""
 
 import pytest
 
-from benchmarks import records, scaling, scaling_page
+from benchmarks import records
+from benchmarks.studies import scaling, scaling_page
 
 
 @pytest.fixture
@@ -37,7 +38,7 @@ def test_a_wrong_value_is_not_recorded(tmp_path, page, monkeypatch, capsys):
     assert run(tmp_path, "--smoke") == 2  # and nothing to draw
     assert "no record" not in page.read_text()
     assert not (tmp_path / "r").exists()
-    assert "benchmarks.scaling" in capsys.readouterr().err
+    assert "benchmarks.studies.scaling" in capsys.readouterr().err
 
 
 def _write_a_wrong_value(function, given, nprocs):

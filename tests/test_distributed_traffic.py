@@ -1,4 +1,4 @@
-"""What ranks hand to torch.distributed is what the formulas of benchmarks/traffic.py say."""
+"""What ranks hand to torch.distributed is what the formulas of studies/traffic.py say."""
 
 import functools
 
@@ -7,7 +7,7 @@ import torch
 from ranks import everywhere
 from torch import distributed as dist
 
-from benchmarks import traffic
+from benchmarks.studies import traffic
 from otkernels import distributed
 
 D, L, MOST = 3, 8, 5  # points of the rank with the most; others have fewer

@@ -4,9 +4,9 @@ import torch
 
 import otkernels
 
+from ..case import Expected, Family, Provider, Shape
 from . import bures, bures_peers, mmd, sliced
 from .bures_reference import amplification, distance, largest, nearby
-from .case import Expected, Family, Provider, Shape
 
 # --- shapes and inputs --------------------------------------------------------------------------
 

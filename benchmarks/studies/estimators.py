@@ -1,7 +1,8 @@
 """Estimators of the MMD against the exact one, and the permutation test: their error, time, power.
 
-``python -m benchmarks.estimators`` measures, appends records to results/estimators/cpu.jsonl, and
-writes the figure and the tables of docs/estimators.md from them; with --plot only the last two.
+``python -m benchmarks.studies.estimators`` measures, appends records to
+results/estimators/cpu.jsonl, and writes the figure and the tables of docs/estimators.md from them;
+with --plot only the last two.
 """
 
 import argparse
@@ -15,14 +16,15 @@ import torch
 
 import otkernels
 
-from . import CannotRun, clocks, records, report
-from . import measure as timing
+from .. import CannotRun, clocks, records
+from .. import measure as timing
+from ..pages import report
 from .directions import newest, select
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 RESULTS = HERE / "results" / "estimators" / "cpu.jsonl"
 DOC = HERE.parent / "docs" / "estimators.md"
 FIGURE = HERE.parent / "docs" / "figures" / "estimators.png"
@@ -45,7 +47,7 @@ TIMED_TEST = 1000  # points of each sample of the test that is timed, with as ma
 
 def main(arguments=None):
     """Measure and draw; returns the exit code: 0 done, 2 cannot run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.estimators")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.estimators")
     parser.add_argument("--plot", action="store_true", help="only draw the newest records again")
     parser.add_argument("--draws", type=int, default=200, help="frequencies drawn for each point")
     parser.add_argument("--samples", type=int, default=100, help="large samples drawn")
@@ -62,7 +64,7 @@ def main(arguments=None):
         draw(lines, options.figure)
         report.write(options.doc, tables(lines))
     except (CannotRun, FileNotFoundError) as error:
-        print(f"benchmarks.estimators: {error}", file=sys.stderr)
+        print(f"benchmarks.studies.estimators: {error}", file=sys.stderr)
         return 2
     return 0
 

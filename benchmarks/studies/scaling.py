@@ -1,8 +1,8 @@
-"""Time against the number of ranks, and bytes that they send: ``python -m benchmarks.scaling``.
+"""Time against number of ranks, and bytes they send: ``python -m benchmarks.studies.scaling``.
 
 Losses of a fixed global batch in 1 to 4 processes of one thread each (gloo). Appends records to
 results/scaling/cpu.jsonl, draws the figure and writes the tables of docs/distributed.md; with
---plot only the last two. The right side of the figure is the model of ``benchmarks/traffic.py``.
+--plot only the last two. The right side of the figure is the model of ``traffic.py``.
 """
 
 import argparse
@@ -22,9 +22,11 @@ from torch import multiprocessing
 import otkernels
 from otkernels import distributed
 
-from . import CannotRun, records, report, scaling_page, traffic
+from .. import CannotRun, records
+from ..pages import report
+from . import scaling_page, traffic
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 RESULTS = HERE / "results" / "scaling" / "cpu.jsonl"
 DOC = HERE.parent / "docs" / "distributed.md"
 FIGURE = HERE.parent / "docs" / "figures" / "distributed_scaling.png"
@@ -45,7 +47,7 @@ REPETITIONS = 5, 500  # least and most
 
 def main(arguments=None):
     """Measure and draw; returns the exit code: 0 done, 1 a value was wrong, 2 cannot run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.scaling")
     parser.add_argument("--plot", action="store_true", help="only draw the newest records again")
     parser.add_argument("--smoke", action="store_true", help="tiny problems; needs --records")
     parser.add_argument("--seconds", type=float, default=5.0, help="time budget of each timing")
@@ -64,10 +66,10 @@ def main(arguments=None):
         scaling_page.draw(lines, options.figure)
         report.write(options.doc, scaling_page.tables(lines), "scaling")
     except (CannotRun, FileNotFoundError) as error:
-        print(f"benchmarks.scaling: {error}", file=sys.stderr)
+        print(f"benchmarks.studies.scaling: {error}", file=sys.stderr)
         return 2
     for name in wrong:
-        print(f"benchmarks.scaling: wrong value, not recorded: {name}", file=sys.stderr)
+        print(f"benchmarks.studies.scaling: wrong value, not recorded: {name}", file=sys.stderr)
     return 1 if wrong else 0
 
 

@@ -7,8 +7,8 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from . import CannotRun, cases, records
-from .case import Shape
+from .. import CannotRun, cases, records
+from ..case import Shape
 
 MARKERS = "osD^vPX"
 

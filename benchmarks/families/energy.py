@@ -7,8 +7,8 @@ import torch
 
 import otkernels
 
+from ..case import Provider
 from . import mmd
-from .case import Provider
 from .kernel_reference import energy
 
 SHAPES = {

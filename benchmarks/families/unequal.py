@@ -4,9 +4,9 @@ import torch
 
 import otkernels
 
+from ..case import Family, Goal, Provider, Shape
 from . import sliced
-from .case import Family, Goal, Provider, Shape
-from .reference import expect
+from .sliced_reference import expect
 
 _N = (1024, 4096, 16384)
 

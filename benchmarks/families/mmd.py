@@ -13,8 +13,8 @@ import torch
 
 import otkernels
 
+from ..case import Family, Goal, Provider, Shape
 from . import kernel_reference, sliced
-from .case import Family, Goal, Provider, Shape
 
 # --- shapes and inputs --------------------------------------------------------------------------
 

@@ -7,8 +7,8 @@ import torch
 
 import otkernels
 
-from .case import Family, Goal, Provider, Shape
-from .reference import expect
+from ..case import Family, Goal, Provider, Shape
+from .sliced_reference import expect
 
 # --- shapes -------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Error against number of directions, method by method: ``python -m benchmarks.directions``.
+"""Error against number of directions by method: ``python -m benchmarks.studies.directions``.
 
 Measures, appends records to results/directions/cpu.jsonl, and writes the figure and the tables of
 docs/directions.md from them; with --plot only the last two.
@@ -15,13 +15,14 @@ import torch
 
 import otkernels
 
-from . import CannotRun, clocks, records, report
-from . import measure as timing
+from .. import CannotRun, clocks, records
+from .. import measure as timing
+from ..pages import report
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 RESULTS = HERE / "results" / "directions" / "cpu.jsonl"
 DOC = HERE.parent / "docs" / "directions.md"
 FIGURE = HERE.parent / "docs" / "figures" / "directions.png"
@@ -46,7 +47,7 @@ TRUTH_NODES, CHUNK = 2**20, 2**14
 
 def main(arguments=None):
     """Measure and draw; returns the exit code: 0 done, 2 cannot run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.directions")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.directions")
     parser.add_argument("--plot", action="store_true", help="only draw the newest records again")
     parser.add_argument("--randomisations", type=int, default=200, help="draws for each point")
     parser.add_argument("--seconds", type=float, default=5.0, help="time budget of each timing")
@@ -61,7 +62,7 @@ def main(arguments=None):
         draw(lines, options.figure)
         report.write(options.doc, tables(lines))
     except (CannotRun, FileNotFoundError) as error:
-        print(f"benchmarks.directions: {error}", file=sys.stderr)
+        print(f"benchmarks.studies.directions: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,8 +1,9 @@
-"""Figure and tables of ``benchmarks/scaling.py``: what was measured, and a model beside it."""
+"""Figure and tables of ``scaling.py``: what was measured, and a model beside it."""
 
 import matplotlib
 
-from . import report, traffic
+from ..pages import report
+from . import traffic
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -24,7 +25,7 @@ def draw(lines, path):
     )
     _model(right, lines)
     right.set_title(
-        "lines are a model, not a measurement: benchmarks/traffic.py, ring exchanges,\n"
+        "lines are a model, not a measurement: benchmarks/studies/traffic.py, ring exchanges,\n"
         "the same global batches; only the marks at 2 to 4 ranks are measured",
         fontsize=9,
     )

@@ -1,4 +1,4 @@
-"""Peak memory of the MMD against N: ``python -m benchmarks.mmd_memory``.
+"""Peak memory of the MMD against N: ``python -m benchmarks.studies.mmd_memory``.
 
 Value and gradient to x of a Gaussian kernel, D = 64, for otkernels and three peers, each in a fresh
 process. Appends records to results/growth/mmd_memory_cpu.jsonl, and writes the figure and the table
@@ -12,12 +12,14 @@ from pathlib import Path
 
 import matplotlib
 
-from . import CannotRun, cases, growth, records, report
+from .. import CannotRun, cases, records
+from ..pages import report
+from . import growth
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 RESULTS = HERE / "results" / "growth" / "mmd_memory_cpu.jsonl"
 DOC = HERE.parent / "docs" / "benchmarks.md"
 FIGURE = HERE.parent / "docs" / "figures" / "mmd_memory_cpu.png"
@@ -29,7 +31,7 @@ LIMIT_N, LIMIT_BYTES = 40_000, 200e6
 
 def main(arguments=None):
     """Measure and draw; returns the exit code: 0 done, 2 cannot run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.mmd_memory")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.mmd_memory")
     parser.add_argument("--plot", action="store_true", help="only draw the newest records again")
     parser.add_argument("--smoke", action="store_true", help="tiny shapes; for another --records")
     for name, path in (("records", RESULTS), ("figure", FIGURE), ("doc", DOC)):
@@ -48,7 +50,7 @@ def main(arguments=None):
         draw(lines, options.figure)
         report.write(options.doc, text(lines), "mmd-memory")
     except (CannotRun, FileNotFoundError) as error:
-        print(f"benchmarks.mmd_memory: {error}", file=sys.stderr)
+        print(f"benchmarks.studies.mmd_memory: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -1,4 +1,4 @@
-"""Float32 error against the offset of the points: ``python -m benchmarks.accuracy``.
+"""Float32 error against offset of the points: ``python -m benchmarks.studies.accuracy``.
 
 Kernel losses of clouds that lie far from the origin, against float64. Measures, appends records to
 results/accuracy/<device>.jsonl, and writes the figure and the table of docs/benchmarks.md from
@@ -15,13 +15,15 @@ import torch
 
 import otkernels
 
-from . import CannotRun, kernel_reference, mmd, records, report
-from .measure import Call, check
+from .. import CannotRun, records
+from ..families import kernel_reference, mmd
+from ..measure import Call, check
+from ..pages import report
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 DOCS = HERE.parent / "docs"
 
 OFFSETS = (0, 1, 10, 100, 1000)  # added to every coordinate of both clouds
@@ -36,7 +38,7 @@ MODE = "forward_backward"
 
 def main(arguments=None):
     """Measure and draw; returns the exit code: 0 done, 2 cannot run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.accuracy")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.accuracy")
     parser.add_argument("--plot", action="store_true", help="only draw the newest records again")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--draws", type=int, default=20, help="clouds for each offset")
@@ -56,7 +58,7 @@ def main(arguments=None):
         shown = f"![error against offset](figures/{figure.name})\n\n{table(lines)}"
         report.write(options.doc, shown, f"accuracy-{device}")
     except (CannotRun, FileNotFoundError) as error:
-        print(f"benchmarks.accuracy: {error}", file=sys.stderr)
+        print(f"benchmarks.studies.accuracy: {error}", file=sys.stderr)
         return 2
     return 0
 

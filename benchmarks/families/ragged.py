@@ -4,9 +4,9 @@ import torch
 
 import otkernels
 
+from ..case import Family, Provider, Shape
 from . import sliced
-from .case import Family, Provider, Shape
-from .reference import expect
+from .sliced_reference import expect
 
 SHAPES = {
     "cpu": (

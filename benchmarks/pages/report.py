@@ -1,7 +1,7 @@
 """Tables in Markdown from records, and their place in the docs."""
 
-from . import CannotRun, cases, records
-from .case import MODES
+from .. import CannotRun, cases, records
+from ..case import MODES
 
 NO_GPU = "**Not yet measured on a GPU.** No record, estimate or extrapolation stands in for it."
 

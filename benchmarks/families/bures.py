@@ -6,16 +6,9 @@ import torch
 
 import otkernels
 
+from ..case import Expected, Family, Goal, Provider, Shape
 from . import bures_peers
-from .bures_reference import (
-    amplification,
-    distance,
-    largest,
-    nearby,
-    symmetric,
-    trace,
-)
-from .case import Expected, Family, Goal, Provider, Shape
+from .bures_reference import amplification, distance, largest, nearby, symmetric, trace
 from .cupy_eigh import without_gpu
 
 # --- shapes and inputs --------------------------------------------------------------------------

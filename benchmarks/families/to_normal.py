@@ -12,9 +12,9 @@ import torch
 
 import otkernels
 
-from . import reference, sliced
-from .case import Expected, Family, Provider, Shape
-from .measure import SEED
+from ..case import Expected, Family, Provider, Shape
+from ..measure import SEED
+from . import sliced, sliced_reference
 
 SHAPES = {
     "cpu": (
@@ -51,10 +51,10 @@ def expect(x, projections):
         value = otkernels.sliced_wasserstein_to_normal(x, projections=theta, impl="torch")
         (grad,) = torch.autograd.grad(value.sum(), x)
         u = (x.detach() @ theta).mT
-        slack = reference.order_slack(u, mass, target.expand(u.shape), mass, theta, eps)
+        slack = sliced_reference.order_slack(u, mass, target.expand(u.shape), mass, theta, eps)
         return value.detach(), grad, slack
 
-    value, grad, slack = reference.mean_over_directions(part, projections, x.numel())
+    value, grad, slack = sliced_reference.mean_over_directions(part, projections, x.numel())
     terms = sum(projections.shape)
     return Expected(value, (grad,), (slack,), terms + n, terms)
 
@@ -69,7 +69,7 @@ def _quantiles(n):
 def _expect_two_sample(x, projections):
     """The two-sample loss on the samples that the check of a provider draws."""
     torch.manual_seed(SEED)
-    both = reference.expect(x, torch.randn_like(x), projections)
+    both = sliced_reference.expect(x, torch.randn_like(x), projections)
     return dataclasses.replace(both, grads=both.grads[:1], slack=both.slack[:1])
 
 

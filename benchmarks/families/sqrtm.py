@@ -4,11 +4,11 @@ import torch
 
 import otkernels
 
+from ..case import Expected, Family, Provider
+from ..measure import cotangent
 from . import bures, bures_peers
 from .bures_reference import amplification, nearby, scaled, square_root, symmetric
-from .case import Expected, Family, Provider
 from .cupy_eigh import cupy_eigh, without_gpu
-from .measure import cotangent
 
 SHAPES = {
     "cpu": (*bures.CPU[:4], bures.batch(1, 512, "one large matrix")),

@@ -4,8 +4,8 @@ import torch
 
 import otkernels
 
+from ..case import Goal, Provider, Shape
 from . import mmd
-from .case import Goal, Provider, Shape
 from .kernel_reference import gaussian, imq
 
 SHAPES = {

@@ -7,7 +7,7 @@ their sums. A derivative at 0 is not used: the distance of two equal points has 
 
 import torch
 
-from .case import Expected
+from ..case import Expected
 
 # Pairs of points held at a time, if that gives blocks of as many rows.
 BLOCK, ROWS = 2**20, 64

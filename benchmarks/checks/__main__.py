@@ -11,8 +11,8 @@ import sys
 
 import torch
 
-from . import cases, clocks, records
-from .measure import Call
+from .. import cases, clocks, records
+from ..measure import Call
 
 
 def facts(device):

@@ -1,4 +1,4 @@
-"""Float32 error against the condition of covariances: ``python -m benchmarks.conditioning``.
+"""Float32 error against condition of covariances: ``python -m benchmarks.studies.conditioning``.
 
 Gaussian Wasserstein distances between ill-conditioned covariances, between multiples of one and
 between clouds, against float64. Measures, appends records to results/conditioning/<device>.jsonl,
@@ -16,13 +16,15 @@ import torch
 
 import otkernels
 
-from . import CannotRun, ill_conditioned, records, report
+from .. import CannotRun, records
+from ..pages import report
+from . import ill_conditioned
 from .accuracy import newest
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parent.parent
 DOCS = HERE.parent / "docs"
 
 CONDITIONS = tuple(10**k for k in range(9))
@@ -39,7 +41,7 @@ TITLES = {
 
 def main(arguments=None):
     """Measure and draw; returns the exit code: 0 done, 2 cannot run."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.conditioning")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.studies.conditioning")
     parser.add_argument("--plot", action="store_true", help="only draw the newest records again")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--draws", type=int, default=20, help="problems for each condition")
@@ -61,7 +63,7 @@ def main(arguments=None):
         shown = f"![error against condition](figures/{figure.name})\n\n{table(lines)}"
         report.write(options.doc, shown, f"conditioning-{device}")
     except (CannotRun, FileNotFoundError) as error:
-        print(f"benchmarks.conditioning: {error}", file=sys.stderr)
+        print(f"benchmarks.studies.conditioning: {error}", file=sys.stderr)
         return 2
     return 0
 

@@ -4,10 +4,10 @@ import torch
 
 import otkernels
 
+from ..case import Expected, Family, Goal, Provider
+from ..measure import cotangent
 from . import gaussian, mmd
 from .bures_reference import largest
-from .case import Expected, Family, Goal, Provider
-from .measure import cotangent
 
 SHAPES = {
     "cpu": (

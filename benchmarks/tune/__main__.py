@@ -15,9 +15,9 @@ import numpy as np
 import otkernels
 from otkernels.kernels import match, matmul, rows
 
-from . import clocks, measure
-from .case import Shape
-from .sliced import expect, inputs
+from .. import clocks, measure
+from ..case import Shape
+from ..families.sliced import expect, inputs
 
 SHAPES = (
     Shape(1, 1024, 64, 128, "eight elements a thread"),

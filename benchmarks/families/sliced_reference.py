@@ -6,7 +6,7 @@ import torch
 
 import otkernels
 
-from .case import Expected
+from ..case import Expected
 
 # Projections of one cloud held at a time.
 CHUNK = 2**22

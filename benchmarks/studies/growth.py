@@ -12,7 +12,8 @@ import matplotlib
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from . import CannotRun, cases, memory, records, report, run
+from .. import CannotRun, cases, memory, records, run
+from ..pages import report
 
 PROVIDERS = ("otkernels", "torch", "pot")
 # The largest N of a peer: POT holds more than two gigabytes there.

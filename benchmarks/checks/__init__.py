@@ -1,0 +1,1 @@
+"""Checks of a device that are no measurement."""

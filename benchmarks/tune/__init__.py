@@ -1,0 +1,1 @@
+"""Other choices of the launchers, timed."""
