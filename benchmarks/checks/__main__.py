@@ -1,85 +1,84 @@
-"""Checks of a device that are no measurement: ``python -m benchmarks.checks NAME [DEVICE]``.
+"""Checks of a device that are no measurement: ``python -m benchmarks.checks NAME --out FILE``.
 
-facts   name, driver, versions and copy bandwidth, as JSON
-repeat  loss and gradient have the same bits on every call
-small   one small call of every family, for compute-sanitizer to watch
-graph   a CUDA graph's replay gives the eager call's bits, also on new inputs
+repeat   value and gradients have the same bits on every call
+small    one small call for each Triton kernel, for compute-sanitizer to watch
+graph    a CUDA graph's replay gives the eager call's bits, also on new inputs
+compile  losses compile whole by Inductor and keep their results
+
+Exit code 0: none failed; 1: some did; 2: the check cannot run here.
 """
 
-import json
+import argparse
+import importlib.util
+import os
 import sys
+from pathlib import Path
 
-import torch
+from .. import CannotRun
 
-from .. import cases, clocks, records
-from ..measure import Call
-
-
-def facts(device):
-    """Print what the device is and how fast it copies."""
-    found = records.environment(device)
-    if device == "cuda":
-        found |= {"copy_gb_per_s": _copy_bandwidth(2**30)}
-        found |= {"l2_bytes": torch.cuda.get_device_properties(0).L2_cache_size}
-    print(json.dumps(found, indent=1))
-    return True
+CHECKS = ("repeat", "small", "graph", "compile")
 
 
-def _copy_bandwidth(size):
-    """Bytes read and written a second by a copy of ``size`` bytes, best of 20."""
-    source, target = (torch.zeros(size, dtype=torch.int8, device="cuda") for _ in range(2))
-    clock = clocks.Cuda()
-    times = [clock.eager(lambda: target.copy_(source))["events"] for _ in range(20)]
-    return 2 * size / min(times) / 1e6
+def main(arguments=None):
+    """Run one check and return its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        _need(options)
+        from . import findings
+
+        cases = _cases(options.check)(options.device, options.smoke)
+        return findings.run(options.check, cases, options.out, options.again)
+    except CannotRun as error:
+        print(f"benchmarks.checks {options.check}: {error}", file=sys.stderr)
+        return 2
 
 
-def repeat(device):
-    """Every case of a size of at most 16 million, twice, bit by bit."""
-    return all([_same(case.name, _bits(call), _bits(call)) for case, call in _calls(device, 2**24)])
+def _parser():
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.checks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("check", choices=CHECKS)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--smoke", action="store_true", help="a few small cases")
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="JSON lines")
+    parser.add_argument(
+        "--continue", action="store_true", dest="again", help="leave out cases that FILE holds"
+    )
+    return parser
 
 
-def small(device):
-    """Every smoke case once."""
-    for case, call in _calls(device, 0):
-        call()
-        print(f"{case.name}: done")
-    return True
+def _need(options):
+    """Raise CannotRun unless the check can run on the device."""
+    import torch
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise CannotRun("needs a GPU, and torch.cuda.is_available() is False here")
+    if options.check == "graph" and options.device != "cuda":
+        raise CannotRun("needs a GPU: the CPU has no CUDA graphs")
+    if options.check == "small":
+        if importlib.util.find_spec("triton") is None:
+            raise CannotRun("needs Triton")
+        if options.device == "cpu":
+            os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
 
 
-def graph(device):
-    """Replay after new inputs were copied in, against an eager call on them."""
-    good = True
-    for case, call in _calls(device, 2**24):
-        captured = clocks.Captured(call)
-        with torch.no_grad():
-            for cloud in call.clouds:
-                cloud.add_(case.family.noise(cloud))
-        replayed = [captured().clone(), *(leaf.grad.clone() for leaf in call.leaves)]
-        good &= _same(case.name, replayed, _bits(call))
-    return good
+def _cases(check):
+    """The function (device, smoke) -> pairs of a name and a function, by the name of a check."""
+    from . import bits, compiled
 
+    if check == "small":  # imports Triton, which need not be there for the others
+        from .small import small
 
-def _calls(device, largest):
-    """Calls of otkernels on the smoke cases and the device's cases up to a size."""
-    for case in [*cases.select("smoke"), *cases.select(device)]:
-        if case.shape.reason.startswith("smoke") or case.family.size(case.shape) <= largest:
-            provider = case.family.providers[0]
-            inputs = tuple(t.to(device) for t in case.family.inputs(case.shape))
-            yield case, Call(provider.make(), inputs, case.mode, case.family.clouds)
-
-
-def _bits(call):
-    """Value and gradients of one eager call."""
-    call.reset()
-    return [call().clone(), *(leaf.grad.clone() for leaf in call.leaves)]
-
-
-def _same(name, first, second):
-    same = all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    print(f"{name}: {'same bits' if same else 'DIFFERENT BITS'}")
-    return same
+        return small
+    found = {
+        "repeat": bits.repeat,
+        "graph": bits.graph,
+        "compile": compiled.compile,
+    }
+    return found[check]
 
 
 if __name__ == "__main__":
-    check = {"facts": facts, "repeat": repeat, "small": small, "graph": graph}[sys.argv[1]]
-    sys.exit(0 if check(sys.argv[2] if len(sys.argv) > 2 else "cuda") else 1)
+    sys.exit(main())
