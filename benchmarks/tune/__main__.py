@@ -1,99 +1,73 @@
-"""Time block sizes other than those the Triton kernels choose: ``python -m benchmarks.tune``.
+"""Time other values for what the launchers choose: ``python -m benchmarks.tune``.
 
-Each line is one change to the kernels' own choice, checked against float64 before it is timed. The
-result is read by a person, who edits ``sort_config``, ``matmul_config`` or the switch points in
-``otkernels/kernels``; nothing is tuned while a user's program runs.
+Each candidate is a change to one choice of ``otkernels/kernels`` (``tables``). Worker
+processes compile the candidates, all are checked against float64, and those that are right are
+timed in turn. The result is read by a person, who edits the choice; nothing is tuned while a user's
+program runs. See "Tuning" in docs/kernels.md.
 """
 
-import itertools
+import argparse
+import os
 import sys
-from contextlib import ExitStack
-from unittest import mock
+from pathlib import Path
 
-import numpy as np
-
-import otkernels
-from otkernels.kernels import match, matmul, rows
-
-from .. import clocks, measure
-from ..case import Shape
-from ..families.sliced import expect, inputs
-
-SHAPES = (
-    Shape(1, 1024, 64, 128, "eight elements a thread"),
-    Shape(1, 4096, 64, 128, "eight elements a thread, 512 threads"),
-    Shape(64, 512, 32, 256, "a batch of problems"),
-    Shape(1, 8192, 64, 128, "two runs of 4096 and a merge"),
-    Shape(1, 16384, 64, 128, "two runs of 8192 and a merge"),
-)
-SECONDS = 0.3
+from .. import CannotRun
 
 
-def candidates():
-    """Pairs of a label and the patches (module, name, value) that make it so."""
-    yield "as chosen", []
-    for elements in (4, 8, 16, 32):
-        yield f"sort of {elements} elements a thread", [(rows, "sort_config", _spread(elements))]
-    yield "rows in two runs", [(match, "FUSED", 0)]
-    yield "library sort", [(match, "FUSED", 0), (match, "MERGED", 0)]
-    for m, n, k, warps in itertools.product((32, 64, 128), (32, 64, 128), (32, 64), (4, 8)):
-        patch = (matmul, "matmul_config", lambda *_, c=(m, n, k, warps): c)
-        yield f"product tile {m} x {n} x {k}, {warps} warps", [patch]
+def main(arguments=None):
+    """Run and return the exit code: 0 done, 1 a present choice is wrong, 2 cannot run."""
+    options = _parser().parse_args(arguments)
+    if options.device == "cpu":
+        os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is first imported
+    try:
+        bad = _tune(options)
+    except CannotRun as error:
+        print(f"benchmarks tune: {error}", file=sys.stderr)
+        return 2
+    for name in bad:
+        print(f"benchmarks tune: wrong or does not run as chosen: {name}", file=sys.stderr)
+    return 1 if bad else 0
 
 
-def _spread(elements):
-    """A ``sort_config`` that gives each thread so many elements, within 32 to 1024 threads."""
-    chosen = rows.sort_config
-
-    def config(n):
-        log, _ = chosen(n)
-        return log, min(1024, max(32, 2**log // elements))
-
-    return config
-
-
-def _ours(x, y, projections):
-    return otkernels.sliced_wasserstein(x, y, projections=projections, impl="triton")
+def _parser():
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    parser.add_argument("--smoke", action="store_true", help="two candidates of each on tiny sizes")
+    parser.add_argument("--minutes", type=float, default=6.0, help="when to stop")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON lines are added to it")
+    parser.add_argument("--continue", dest="go_on", action="store_true", help="skip what it holds")
+    parser.add_argument("--only", default="", metavar="REGEX", help="searched in table/op/shape")
+    parser.add_argument("--workers", type=int, help="compiling processes (none on the CPU)")
+    parser.add_argument("--commit", help="commit of this clean tree, where there is no .git")
+    return parser
 
 
-def times(shape, device, capture, read, wanted=candidates):
-    """Yield (label, median ms or None, remark) for every candidate at one shape.
+def _tune(options):
+    import torch
 
-    Args:
-        shape: the sizes.
-        device: "cuda", or "cpu" under the interpreter.
-        capture: turns a call into what is timed, such as ``clocks.Captured``.
-        read: the clock.
-        wanted: the candidates.
-    """
-    tensors = tuple(t.to(device) for t in inputs(shape))
-    expected = expect(*tensors)
-    for label, patches in wanted():
-        with ExitStack() as stack:
-            for patch in patches:
-                stack.enter_context(mock.patch.object(*patch))
-            try:
-                call = measure.Call(_ours, tensors, "forward_backward")
-                errors = measure.check(call, expected)
-                if not errors.ok:
-                    yield label, None, f"WRONG: {errors}"
-                    continue
-                timed = {label: capture(call)}
-                (readings,) = measure.interleave(timed, read, SECONDS)[label].values()
-            except Exception as error:  # a candidate that does not compile or fit is a result
-                yield label, None, f"does not run: {type(error).__name__}"
-                continue
-        yield label, float(np.median(readings)), ""
+    from . import timing
 
-
-def main():
-    """Print a table for each shape, a line as soon as it is known."""
-    cuda = clocks.Cuda()
-    for shape in SHAPES:
-        print(f"\n{shape.name}  ({shape.reason}); GPU ms of a CUDA graph's replay, cold L2")
-        for label, ms, remark in times(shape, "cuda", clocks.Captured, cuda.graph):
-            print(f"  {label:36} {'' if ms is None else f'{ms:8.4f}'} {remark}", flush=True)
-    return 0
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise CannotRun("needs a GPU, and torch.cuda.is_available() is False here")
+    if options.device == "cpu" and not options.smoke:
+        raise CannotRun("--device cpu needs --smoke: interpreted kernels have no speed to tune")
+    if options.go_on and options.out is None:
+        raise CannotRun("--continue needs --out, the file to go on with")
+    wanted = timing.select(options.smoke, options.only)
+    if options.go_on:
+        wanted = timing.unfinished(wanted, options.out, options.device, options.commit)
+    workers = options.workers
+    if workers is None:
+        workers = 0 if options.device == "cpu" else max(1, min(8, (os.cpu_count() or 1) // 2))
+    return timing.run(
+        wanted,
+        options.device,
+        out=options.out,
+        minutes=options.minutes,
+        workers=workers,
+        smoke=options.smoke,
+        commit=options.commit,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,40 @@
+"""All that is tuned, where most is expected to be gained first."""
+
+from . import matrices as gaussian
+from . import points as points
+
+TABLES = (
+    points.PAIRS,
+    points.SORT,
+    gaussian.DOUBLE,
+    gaussian.POLAR,
+    gaussian.PRODUCTS,
+    gaussian.FACTOR,
+    points.WAYS,
+    points.PROJECTION,
+    points.GRADIENT,
+    points.CHUNKS,
+    gaussian.PRODUCTS_SYMMETRIC,
+    gaussian.PRODUCTS_DOUBLE,
+    gaussian.FACTOR_LARGEST,
+    gaussian.POLAR_HALVED,
+    points.SHARES,
+    points.TOTALS,
+    points.CELLS,
+    gaussian.MOMENTS,
+    gaussian.DOUBLE_PROGRAMS,
+    gaussian.FACTOR_SHORT,
+    gaussian.POLAR_BLOCK,
+    points.MERGE_RANKS,
+    points.DIFFERENCES,
+    points.SPLIT,
+    points.CHUNKS_SORTED,
+    points.LEVELS,
+    gaussian.MOMENTS_SHARES,
+    gaussian.FACTOR_SINGULAR,
+    gaussian.POLAR_LARGEST,
+    points.SORT_REGISTERS,
+    points.PAIRS_REGISTERS,
+    gaussian.PRODUCTS_REGISTERS,
+    gaussian.MOMENTS_REGISTERS,
+)
