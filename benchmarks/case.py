@@ -49,7 +49,10 @@ class Provider:
         own_error: shape -> relative errors that its method adds to value and gradient, for a peer
             that is known to be less accurate; its bounds grow by them, and its errors are recorded.
         left_out: (set of shapes, shape) -> why it does not run there, or None where it does.
-        yardstick: computes a part of the op, to be set beside it; being faster is no surprise.
+        yardstick: computes a part of the op, or something else to be set beside it; being faster is
+            no surprise.
+        uncapturable: why no capture in a CUDA graph is tried, for a library that launches or
+            allocates past torch: one that fails would leave its traces in torch's allocator.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Provider:
     own_error: Callable[[Shape], tuple[float, float]] = lambda shape: (0.0, 0.0)
     left_out: Callable[[str, Shape], str | None] = lambda shapes, shape: None
     yardstick: bool = False
+    uncapturable: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,7 @@ class Goal:
             most).
         target: the number to reach.
         against: name of the peer; None for "ms".
+        why: why it is missed, in a few words; read only where it is.
     """
 
     device: str
@@ -108,6 +113,7 @@ class Goal:
     quantity: str
     target: float
     against: str | None = None
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,8 @@ class Family:
         bytes: (shape, number of gradients, bytes an element) -> bytes that must be moved at least:
             inputs read once, gradients written once.
         flops: (shape, number of gradients) -> floating-point operations of the matrix products.
+        exponentials: the same -> exponentials, at least.
+        comparisons: the same -> comparisons of two numbers, at least.
         size: shape -> the number that figures draw time against.
         size_label: what that number is.
         goals: the speed goals.
@@ -146,6 +154,8 @@ class Family:
     clouds: tuple[str, ...] = ("x", "y")
     noise: Callable[[Tensor], Tensor] = randn_like
     note: str = ""
+    exponentials: Callable[[Shape, int], float] = lambda shape, n_grads: 0
+    comparisons: Callable[[Shape, int], float] = lambda shape, n_grads: 0
 
     @property
     def modes(self):

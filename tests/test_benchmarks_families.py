@@ -25,7 +25,8 @@ def test_every_provider_passes_the_gate(op, tmp_path, monkeypatch):
     both = f"^{op}/.*/{family.modes[-1]}$"
     assert run("cpu", pattern=both, smoke=True, out=out, seconds=0) == []
     lines = records.read([out])
-    assert all(line["missing"] is None for line in lines)
+    allowed = {None, f"NotImplementedError: {measure.NO_GRADIENT}"}
+    assert {line["missing"] for line in lines} <= allowed
     assert {(line["shape"], line["provider"]) for line in lines} == {
         (shape.name, provider.name)
         for shape in family.shapes["smoke"]

@@ -1,12 +1,16 @@
 """Wasserstein distance of the Gaussians fitted to samples against eigendecompositions."""
 
+import dataclasses
+
 import torch
 
 import otkernels
 
 from ..case import Expected, Family, Provider, Shape
-from . import bures, bures_peers, mmd, sliced
+from . import bures, bures_peers, frechet_peers, mmd, sliced
 from .bures_reference import amplification, distance, largest, nearby
+from .cupy_eigh import UNCAPTURABLE, without_gpu
+from .frechet_peers import stretched
 
 # --- shapes and inputs --------------------------------------------------------------------------
 
@@ -94,6 +98,12 @@ def _by_singular_values(x, y):
     return traces - 2 * factor * values.sum(-1), grads
 
 
+def _expect_of_samples(x, y):
+    """The same with covariances divided by N - 1, as torchmetrics has them."""
+    expected = expect(stretched(x.double()), stretched(y.double()))
+    return dataclasses.replace(expected, grads=tuple(map(stretched, expected.grads)))
+
+
 # --- providers ----------------------------------------------------------------------------------
 
 
@@ -135,6 +145,12 @@ def with_cov(x, y):
     """The shortest code: torch.cov, then ``eigh``."""
     covs = covariance_by_torch(x), covariance_by_torch(y)
     return bures_peers.careful(*covs, x.mean(-2), y.mean(-2))
+
+
+def _cupy():
+    """Products by torch, the distance of their covariances by CuPy."""
+    distance_of = bures_peers.with_cupy()
+    return lambda x, y: distance_of(covariance(x), covariance(y), x.mean(-2), y.mean(-2))
 
 
 def _gap_error(shape):
@@ -192,13 +208,30 @@ PROVIDERS = (
         _pot,
         left_out=lambda *given: _singular(*given) or bures.loop_too_slow(*given),
     ),
+    Provider(
+        "cupy",
+        "centred products, then two batched cuSOLVER calls by CuPy",
+        _cupy,
+        left_out=lambda *given: without_gpu(*given) or _singular(*given),
+        uncapturable=UNCAPTURABLE,
+    ),
+    Provider(
+        "torchmetrics",
+        "its Frechet Inception Distance of given features, in float64; no gradient",
+        frechet_peers.torchmetrics,
+        expect=_expect_of_samples,
+        left_out=frechet_peers.left_out,
+    ),
 )
 
 # --- costs --------------------------------------------------------------------------------------
 
 
 def flops(shape, n_grads):
-    """Both covariances and the products with each gradient, or those of N points with M."""
+    """Both covariances and the products with each gradient, or those of N points with M.
+
+    Half a product for a covariance, which is symmetric. Nothing that iterates.
+    """
     n, m = shape.N, shape.M or shape.N
     if is_singular(shape):
         return 2 * shape.B * n * m * shape.D * (1 + n_grads)

@@ -77,6 +77,7 @@ PROVIDERS = (
 
 
 def _flops(shape, n_grads):
+    """Half of a product, the covariance being symmetric, and a whole one for the gradient."""
     return shape.B * shape.N * shape.D**2 * (1 + 2 * n_grads)
 
 
@@ -94,7 +95,7 @@ FAMILY = Family(
     size=gaussian.coordinates,
     size_label=gaussian.COORDINATES,
     goals=tuple(
-        Goal("cpu", shape.name, "wall", "speedup", 1, "torch.cov")
+        Goal("cpu", shape.name, "wall", "speedup", 1, "torch.cov", "fixed cost of a call")
         for shape in SHAPES["cpu"]
         if shape.B == 1
     ),

@@ -28,12 +28,16 @@ SHAPES = {
 def inputs(shape):
     """Clouds and directions as elsewhere, lengths from half to all of a cloud, 0 as padding."""
     x, y, projections = sliced.inputs(shape)
-    generator = torch.Generator().manual_seed(shape.N + 1)
-    x_lengths, y_lengths = (
-        torch.randint((n + 1) // 2, n + 1, (shape.B,), generator=generator)
-        for n in (x.shape[-2], y.shape[-2])
-    )
+    x_lengths, y_lengths = _lengths(shape)
     return _padded(x, x_lengths), _padded(y, y_lengths), projections, x_lengths, y_lengths
+
+
+def _lengths(shape):
+    generator = torch.Generator().manual_seed(shape.N + 1)
+    return [
+        torch.randint((n + 1) // 2, n + 1, (shape.B,), generator=generator)
+        for n in (shape.N, shape.M or shape.N)
+    ]
 
 
 def _padded(cloud, lengths):
@@ -70,6 +74,31 @@ def _one_definition(*inputs):
     return _one(*inputs, impl="torch")
 
 
+# --- costs --------------------------------------------------------------------------------------
+
+
+def _points(shape):
+    """How many points x and y there are, padding left out."""
+    return [lengths.sum().item() for lengths in _lengths(shape)]
+
+
+def _moved_bytes(shape, n_grads, itemsize):
+    """Points inside and the directions read once, gradients written with their padding."""
+    gradients = shape.B * sum((shape.N, shape.M or shape.N)[:n_grads])
+    return itemsize * shape.D * (sum(_points(shape)) + gradients + shape.L)
+
+
+def _flops(shape, n_grads):
+    """Projection of the points inside and one product of the same size for each gradient."""
+    points = _points(shape)
+    return 2 * shape.D * shape.L * (sum(points) + sum(points[:n_grads]))
+
+
+def _comparisons(shape, n_grads):
+    sizes = torch.cat(_lengths(shape)).tolist()
+    return shape.L * sum(map(sliced.to_sort, sizes))
+
+
 FAMILY = Family(
     op="sliced_wasserstein-ragged",
     p=2,
@@ -88,9 +117,10 @@ FAMILY = Family(
     ),
     inputs=inputs,
     expect=_expect,
-    bytes=sliced.moved_bytes,
-    flops=sliced.flops,
+    bytes=_moved_bytes,
+    flops=_flops,
     size=sliced.points_times_directions,
     size_label=sliced.SIZE_LABEL,
     note="B problems, padded to N and M points, of N/2 to N and M/2 to M each; loops cut them out.",
+    comparisons=_comparisons,
 )

@@ -8,7 +8,7 @@ from ..case import Expected, Family, Provider
 from ..measure import cotangent
 from . import bures, bures_peers
 from .bures_reference import amplification, nearby, scaled, square_root, symmetric
-from .cupy_eigh import cupy_eigh, without_gpu
+from .cupy_eigh import UNCAPTURABLE, cupy_eigh, without_gpu
 
 SHAPES = {
     "cpu": (*bures.CPU[:4], bures.batch(1, 512, "one large matrix")),
@@ -104,8 +104,25 @@ PROVIDERS = (
         own_error=bures_peers.gap_error,
     ),
     Provider("newton-schulz", f"{STEPS} Newton-Schulz steps of degree 3", lambda: newton_schulz),
-    Provider("cupy", "by CuPy's cuSOLVER", _cupy, left_out=without_gpu),
+    Provider(
+        "cupy",
+        "by CuPy's cuSOLVER",
+        _cupy,
+        left_out=without_gpu,
+        uncapturable=UNCAPTURABLE,
+    ),
 )
+# --- costs --------------------------------------------------------------------------------------
+
+
+def _moved_bytes(shape, n_grads, itemsize):
+    """A matrix read and its root written; for the gradient another of each."""
+    return itemsize * shape.B * shape.D**2 * 2 * (1 + n_grads)
+
+
+def _flops(shape, n_grads):
+    """The product that a root undoes, and one for the gradient; nothing that iterates."""
+    return 2 * shape.B * shape.D**3 * (1 + n_grads)
 
 
 FAMILY = Family(
@@ -115,8 +132,8 @@ FAMILY = Family(
     providers=PROVIDERS,
     inputs=inputs,
     expect=expect,
-    bytes=lambda shape, n_grads, itemsize: itemsize * shape.B * shape.D**2 * (2 + 2 * n_grads),
-    flops=lambda shape, n_grads: 2 * shape.B * shape.D**3 * (1 + n_grads),
+    bytes=_moved_bytes,
+    flops=_flops,
     size=bures.rows,
     size_label=bures.ROWS,
     clouds=("x",),

@@ -128,4 +128,5 @@ FAMILY = Family(
     size_label=sliced.SIZE_LABEL,
     clouds=("x",),
     note="`two-sample`, `torch` and `pot` draw N prior samples in each call, drawing included.",
+    comparisons=lambda shape, n_grads: shape.B * shape.L * sliced.to_sort(shape.N),
 )

@@ -83,16 +83,24 @@ PROVIDERS = (
 # --- goals and families -------------------------------------------------------------------------
 
 
-def _speedups(shapes, targets):
+def _speedups(shapes, targets, why=""):
     return tuple(
-        Goal("cpu", shape.name, "wall", "speedup", target, "pot")
+        Goal("cpu", shape.name, "wall", "speedup", target, "pot", why)
         for shape, target in zip(shapes, targets, strict=False)
     )
+
+
+CELLS = "N + M cells a row in place of rank against rank; POT has fewer points to sort"
 
 
 def _weighted_bytes(shape, n_grads, itemsize):
     weights = itemsize * shape.B * (shape.N + (shape.M or shape.N))
     return sliced.moved_bytes(shape, n_grads, itemsize) + weights
+
+
+def _weighted_comparisons(shape, n_grads):
+    """Both rows sorted and their levels merged: N! M! orders, each with (N+M)!/(N! M!) mergers."""
+    return shape.B * shape.L * sliced.to_sort(shape.N + (shape.M or shape.N))
 
 
 SIZES = Family(
@@ -106,8 +114,9 @@ SIZES = Family(
     flops=sliced.flops,
     size=sliced.points_times_directions,
     size_label=sliced.SIZE_LABEL,
-    goals=_speedups(SIZES_SHAPES["cpu"], (18, 38, 60)),
+    goals=_speedups(SIZES_SHAPES["cpu"], (18, 38, 60), CELLS),
     note="Clouds of N and M points, each point of mass 1/N or 1/M.",
+    comparisons=sliced.comparisons,
 )
 WEIGHTS = Family(
     op="sliced_wasserstein-weights",
@@ -122,4 +131,5 @@ WEIGHTS = Family(
     size_label=sliced.SIZE_LABEL,
     goals=_speedups(WEIGHTS_SHAPES["cpu"], (4, 4, 4)),
     note="Both clouds with weights; gradients to the points.",
+    comparisons=_weighted_comparisons,
 )
