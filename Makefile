@@ -29,7 +29,7 @@ verify: $(VENV)/verify.done
 
 bench: $(VENV)/dev.done
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks run
-	$(BIN)/python -m benchmarks plot
+	$(BIN)/python -m benchmarks report
 
 # The site, in docs/_build/html. DOCS_OPTIONS='-D plot_gallery=0' leaves the gallery's examples unrun.
 docs: $(VENV)/docs.done
@@ -40,13 +40,15 @@ docs: $(VENV)/docs.done
 gate: $(VENV)/dev.done $(GATE_VERSIONS:%=$(VENV)/triton-%)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow -n $(TESTERS) --dist worksteal
 	$(BIN)/python -m tests.compile_gate --update --jobs 2
+	$(BIN)/python -m tests.sass --update --jobs 2
+	PYTHONPATH=$(VENV)/triton-3.6.0 $(BIN)/python -m tests.sass --update --jobs 2
 	for version in $(GATE_VERSIONS); do \
 	  PYTHONPATH=$(VENV)/triton-$$version $(BIN)/python -m tests.compile_gate --update --jobs 2 \
 	    || exit 1; \
 	done
 
 gpu: $(VENV)/dev.done
-	$(BIN)/python -m benchmarks gpu --minutes 20 --out runs/gpu
+	$(BIN)/python -m benchmarks gpu --minutes 8 --out runs/gpu
 
 lint: $(VENV)/dev.done
 	$(BIN)/python -m ruff check .

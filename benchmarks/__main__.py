@@ -1,11 +1,11 @@
-"""Command line: ``python -m benchmarks run | plot | report | growth | gpu``."""
+"""Command line: ``python -m benchmarks run | report | growth | gpu``."""
 
 import argparse
 import os
 import sys
 from pathlib import Path
 
-from . import CannotRun
+from . import CannotRun, gpu
 
 HERE = Path(__file__).resolve().parent
 DOCS = HERE.parent / "docs"
@@ -35,18 +35,17 @@ def _parser():
     run.add_argument("--threads", type=int, help="CPU threads (default: 1 on cpu)")
     run.add_argument("--memory", action="store_true", help="on cpu: also peak memory (slow)")
     run.add_argument("--commit", help="commit of this clean tree, where there is no .git")
+    run.add_argument(
+        "--continue", dest="resume", action="store_true", help="leave out what --out already holds"
+    )
+    run.add_argument("--limit", type=float, metavar="SECONDS", help="give up what hangs longer")
     run.set_defaults(command=_run)
 
-    plot = commands.add_parser("plot", help="draw records as PNG files")
-    plot.add_argument("--records", type=Path, nargs="+", metavar="FILE")
-    plot.add_argument("--out", type=Path, default=DOCS / "figures", metavar="DIR")
-    plot.add_argument("--mode", default="forward_backward")
-    plot.add_argument("--allow-dirty", action="store_true", help="also records of edited trees")
-    plot.set_defaults(command=_plot)
-
-    report = commands.add_parser("report", help="print the tables and write them into the docs")
+    report = commands.add_parser("report", help="draw the records and write them into the docs")
     report.add_argument("--records", type=Path, nargs="+", metavar="FILE")
+    report.add_argument("--gpu", type=Path, metavar="DIR", help="results/gpu without --records")
     report.add_argument("--doc", type=Path, default=DOCS / "benchmarks.md", metavar="FILE")
+    report.add_argument("--figures", type=Path, default=DOCS / "figures", metavar="DIR")
     report.add_argument("--allow-dirty", action="store_true", help="also records of edited trees")
     report.set_defaults(command=_report)
 
@@ -62,13 +61,15 @@ def _parser():
     growth.add_argument("--allow-dirty", action="store_true", help="also records of edited trees")
     growth.set_defaults(command=_growth)
 
-    gpu = commands.add_parser("gpu", help="tests, checks and records on a GPU, stage by stage")
-    gpu.add_argument("--minutes", type=float, default=20.0, help="time for all stages")
-    gpu.add_argument("--out", type=Path, default=Path("runs/gpu"), metavar="DIR")
-    gpu.add_argument("--tests", nargs="+", default=["tests"], metavar="PATH", help="for pytest")
-    gpu.add_argument("--tune", action="store_true", help="then time other block sizes")
-    gpu.add_argument("--commit", help="commit of this clean tree, where there is no .git")
-    gpu.set_defaults(command=_gpu)
+    stages = commands.add_parser("gpu", help="tests, checks and records on a GPU, stage by stage")
+    stages.add_argument("--device", choices=("cpu", "cuda"), default="cuda")
+    stages.add_argument("--smoke", action="store_true", help="a few tiny cases of each stage")
+    stages.add_argument("--minutes", type=float, default=8.0, help="time for all stages")
+    stages.add_argument("--out", type=Path, default=Path("runs/gpu"), metavar="DIR")
+    names = [stage.name for stage in gpu.stages(Path())]
+    stages.add_argument("--stages", nargs="+", choices=names, metavar="NAME", help=", ".join(names))
+    stages.add_argument("--commit", help="commit of this clean tree, where there is no .git")
+    stages.set_defaults(command=_gpu)
     return parser
 
 
@@ -79,14 +80,19 @@ def _run(options):
     if options.device == "cuda":
         _need_gpu(torch)
     default = None if options.smoke else HERE / "results" / f"{options.device}.jsonl"
+    out = options.out or default
+    if out is None and options.resume:
+        raise CannotRun("--continue with --smoke needs --out")
     red = run(
         options.device,
         pattern=options.cases,
         smoke=options.smoke,
-        out=options.out or default,
+        out=out,
         seconds=options.seconds,
         with_memory=options.memory,
         commit=options.commit,
+        resume=options.resume,
+        limit=options.limit,
     )
     return _exit_code("run", red)
 
@@ -109,23 +115,15 @@ def _exit_code(command, red):
     return 1 if red else 0
 
 
-def _plot(options):
-    from . import records
-    from .pages import plot
-
-    lines = records.read(_files(options.records))
-    for path in plot.draw(lines, options.mode, options.out, options.allow_dirty):
-        print(path)
-    return 0
-
-
 def _report(options):
-    from . import records
     from .pages import report
 
-    text = report.text(records.read(_files(options.records)), options.allow_dirty)
-    report.write(options.doc, text)
-    print(text)
+    if options.gpu is not None and not options.gpu.is_dir():
+        raise CannotRun(f"--gpu must be a folder that a run wrote; got {options.gpu}")
+    gpu = options.gpu or (report.published_gpu() if options.records is None else None)
+    paths = report.write(options.records, gpu, options.doc, options.figures, options.allow_dirty)
+    for path in (options.doc, *paths):
+        print(path)
     return 0
 
 
@@ -134,7 +132,7 @@ def _growth(options):
         raise CannotRun("--smoke needs --records, so that tiny shapes are not published")
     _torch_with(1)
     from . import records
-    from .pages import report
+    from .pages import page
     from .studies import growth
 
     folder = options.records or HERE / "results" / "growth"
@@ -157,27 +155,19 @@ def _growth(options):
             path = options.out / f"growth_{kind}_cpu.png"
             {"time": growth.draw_time, "memory": growth.draw_memory}[kind](lines, path)
             print(path)
-        report.write(options.doc, growth.text(found.get("time"), found.get("memory")), "growth")
+        page.write(options.doc, growth.text(found.get("time"), found.get("memory")), "growth")
     return _exit_code("growth", red)
 
 
 def _gpu(options):
-    import torch
-
-    from . import gpu
-
-    _need_gpu(torch)
-    stages = gpu.stages(options.out, options.minutes, options.tests, options.tune, options.commit)
-    return gpu.run_stages(stages, options.out, options.minutes)
+    facts = gpu.environment(options.device, options.smoke, options.commit)
+    stages = gpu.stages(options.out, options.device, options.smoke, options.commit)
+    return gpu.run_stages(stages, options.out, options.minutes, facts, options.stages)
 
 
 def _need_gpu(torch):
     if not torch.cuda.is_available():
         raise CannotRun("needs a GPU, and torch.cuda.is_available() is False here")
-
-
-def _files(chosen):
-    return chosen or sorted((HERE / "results").glob("*.jsonl"))
 
 
 if __name__ == "__main__":

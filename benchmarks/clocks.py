@@ -50,14 +50,27 @@ class Cuda:
         return {"graph": start.elapsed_time(end)}
 
 
+def graph_pool():
+    """Memory to be shared by graphs that are replayed one after the other.
+
+    Each writes all that it reads but its inputs, and results stay apart as long as they are held:
+    so scratch may overlap, and as much is taken as the largest graph needs, not their sum.
+    """
+    return torch.cuda.graph_pool_handle()
+
+
 class Captured:
     """A call captured in a CUDA graph; calling it replays the graph.
+
+    Args:
+        call: the ``measure.Call``.
+        pool: of ``graph_pool``, to be shared; None for memory of its own.
 
     Raises:
         RuntimeError: the call waits for the device, which a graph cannot hold.
     """
 
-    def __init__(self, call):
+    def __init__(self, call, pool=None):
         _refuse_waiting(call)
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -68,7 +81,7 @@ class Captured:
         torch.cuda.current_stream().wait_stream(side)
         call.reset()  # so that gradients are allocated in the graph's own pool
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
+        with torch.cuda.graph(self.graph, pool=pool):
             self.value = call()
         self.leaves = call.leaves
 

@@ -20,7 +20,7 @@ from otkernels.kernels import cells, match, matmul, mmd, rows, sliced, split
 
 from . import cases
 from .case import MODES
-from .pages import report
+from .pages import page
 
 MODULES = (cells, match, matmul, mmd, rows, split)
 MODE = "forward_backward"
@@ -300,7 +300,7 @@ def _megabytes(size):
 def main():
     """Print the table in Markdown."""
     head = ["value and gradient to x, float32", "chunks", "Triton launches", "library calls"]
-    print(report.table([*head, "MB", "of these Triton", "MB at least"], rows_of_table()))
+    print(page.table([*head, "MB", "of these Triton", "MB at least"], rows_of_table()))
     return 0
 
 

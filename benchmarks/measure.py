@@ -15,6 +15,7 @@ MIN_ROUNDS = 5
 MAX_ROUNDS = 2000
 WARM_UP_CALLS = 20
 WARM_UP_SECONDS = 0.2
+NO_GRADIENT = "no gradient"  # why a peer that only measures is missing in the other modes
 SEED = 0  # of torch's global stream before a call is checked
 
 
@@ -40,6 +41,8 @@ class Call:
         with torch.set_grad_enabled(bool(self.leaves)):
             value = self.function(*self.clouds, *self.constants)
         if self.leaves:
+            if not value.requires_grad:
+                raise NotImplementedError(NO_GRADIENT)
             value.backward(cotangent(value, self.clouds[0]))
         return value.detach()
 
@@ -123,13 +126,14 @@ def warm_up(call):
             return
 
 
-def interleave(calls, read, seconds):
+def interleave(calls, read, seconds, rounds=MIN_ROUNDS):
     """Time all calls in turn, in a new order each round, for about ``seconds``.
 
     Args:
         calls: name -> object with reset() and __call__().
         read: function of such an object that calls it once; returns clock -> ms.
-        seconds: budget for all rounds; at least ``MIN_ROUNDS`` are made.
+        seconds: budget for all rounds.
+        rounds: so many are made at least.
 
     Returns:
         name -> clock -> list of ms.
@@ -141,7 +145,7 @@ def interleave(calls, read, seconds):
     try:
         start = time.perf_counter()
         for done in range(MAX_ROUNDS):
-            if done >= MIN_ROUNDS and time.perf_counter() - start > seconds:
+            if done >= rounds and time.perf_counter() - start > seconds:
                 break
             order.shuffle(names)
             for name in names:

@@ -57,6 +57,16 @@ def peak_cuda(call):
     return torch.cuda.max_memory_allocated() - before
 
 
+def release():
+    """Give back what a call that raised may have left, such as one that ran out of memory.
+
+    Its frames lie in cycles, and libraries that allocate past torch see what torch keeps as taken.
+    """
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
 def peak_cpu(shapes, case, provider):
     """The ``Peak`` of the first call of a provider in a fresh process."""
     command = [sys.executable, "-m", "benchmarks.memory", shapes, case.name, provider]

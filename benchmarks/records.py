@@ -11,17 +11,26 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import torch
-
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = Path(__file__).resolve().parent / "results"
+PACKAGES = ("triton", "numpy", "pot", "geomloss", "pykeops", "torchmetrics", "flash-sinkhorn")
+CUPY = ("cupy", "cupy-cuda12x", "cupy-cuda13x")  # one package for each version of CUDA
 
 
 def append(path, records):
-    """Add records to a file of JSON lines."""
+    """Add records to a file of JSON lines, all at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as file:
-        file.writelines(json.dumps(record) + "\n" for record in records)
+        file.write("".join(json.dumps(record) + "\n" for record in records))
+
+
+def drop_unfinished(path):
+    """Cut off a last line without its end, which a killed process left; True if there was one."""
+    text = path.read_bytes() if path.exists() else b""
+    whole = text[: text.rfind(b"\n") + 1]
+    if whole != text:
+        path.write_bytes(whole)
+    return whole != text
 
 
 def read(paths):
@@ -34,7 +43,7 @@ def newest(lines, allow_dirty=False):
     """Of each machine, op, shape and mode all records of the newest run from a committed tree.
 
     Ratios are then taken within one interleaved run, and no time comes from code that nobody else
-    can check out.
+    can check out. Runs of the same commit before it add what was missing there and not tried again.
     """
 
     def key(line):
@@ -45,7 +54,16 @@ def newest(lines, allow_dirty=False):
     last = {}
     for line in kept:
         last[key(line)] = max(line["run"], last.get(key(line), ""))
-    return [line for line in kept if line["run"] == last[key(line)]]
+    newest_run = [line for line in kept if line["run"] == last[key(line)]]
+    tried = {(*key(line), line["provider"]) for line in newest_run}
+    commits = {(*key(line), line["commit"]) for line in newest_run}
+    # A provider that ended its process is missing in that run, and left out of those after it.
+    given_up = {
+        (*key(line), line["provider"]): line
+        for line in kept
+        if line.get("missing") and (*key(line), line["commit"]) in commits
+    }
+    return newest_run + [line for place, line in given_up.items() if place not in tried]
 
 
 def now():
@@ -68,7 +86,10 @@ def environment(device, commit=None):
         commit: the commit of a clean tree, where there is no .git to ask; its caller vouches for
             it, and ``source`` lets anyone check.
     """
-    versions = {name: _version(name) for name in ("triton", "numpy", "pot", "geomloss", "pykeops")}
+    import torch  # not above: whoever starts and watches the processes reads records without it
+
+    versions = {name: _version(name) for name in PACKAGES}
+    versions["cupy"] = next(filter(None, map(_version, CUPY)), None)
     git_commit, dirty = _git()
     return {
         "device": device,
@@ -85,10 +106,19 @@ def environment(device, commit=None):
     }
 
 
-def figure_name(op, device, threads, clock, mode):
-    """The file that ``plot`` draws of these records and that ``report`` shows."""
-    suffix = "" if threads == 1 or device == "cuda" else f"_{threads}threads"
-    return f"{op}_{device}_{clock}_{mode}{suffix}.png"
+def by_machine(lines):
+    """Records by a name of the machine, such as "cpu"; longer if there are several of a device."""
+    kinds = {}
+    for line in lines:
+        kind = line["device"], line["device_name"], line["threads"]
+        kinds.setdefault(kind, []).append(line)
+    devices = [device for device, _, _ in kinds]
+    named = {}
+    for (device, name, threads), own in sorted(kinds.items()):
+        words = re.findall(r"[a-z0-9]+", name.lower())
+        longer = "-".join([device, *words, f"{threads}threads"])
+        named[device if devices.count(device) == 1 else longer] = own
+    return named
 
 
 def _version(distribution):
@@ -99,11 +129,18 @@ def _version(distribution):
 
 
 def _git():
-    """Commit of the tree and whether its code differs from it; (None, None) without git."""
+    """Commit of the tree and whether its code differs from it; (None, None) if git cannot say."""
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         return None, None
     code = ["otkernels", "benchmarks", ":!benchmarks/results"]
-    return _output("git", "rev-parse", "HEAD"), bool(_output("git", "status", "-s", "--", *code))
+    try:
+        commit, edits = (
+            _output("git", "rev-parse", "HEAD"),
+            _output("git", "status", "-s", "--", *code),
+        )
+    except subprocess.CalledProcessError:  # such as a copied tree that belongs to somebody else
+        return None, None
+    return commit, bool(edits)
 
 
 def _source_digest():
@@ -116,6 +153,8 @@ def _source_digest():
 
 def _device_name(device):
     if device == "cuda":
+        import torch
+
         return torch.cuda.get_device_name()
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.*)", info.read_text()) if info.exists() else []

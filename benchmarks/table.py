@@ -13,7 +13,7 @@ def of_case(case, lines, red):
     rows = [f"\n{case.name}  ({case.shape.reason})"]
     rows.append(
         f"  {'provider':14} {'clock':6} {'ms p50':>10} {'p20':>10} {'p80':>10} {'x ours':>7}"
-        f" {'err value':>10} {'err grad':>10} {'peak MB':>8} {'calls':>6}"
+        f" {'roofline':>8} {'err value':>10} {'err grad':>10} {'peak MB':>8} {'calls':>6}"
     )
     ours = {line["clock"]: line["ms_p50"] for line in lines if line["provider"] == "otkernels"}
     for line in lines:
@@ -42,7 +42,7 @@ def _row(line, ours):
     ratio = line["ms_p50"] / ours if ours else None
     return (
         f"  {line['provider']:14} {line['clock']:6} {line['ms_p50']:10.3f} {line['ms_p20']:10.3f}"
-        f" {line['ms_p80']:10.3f} {number(ratio, '.2f'):>7} {number(line['error_value']):>10}"
-        f" {number(line['error_grad']):>10} {number(peak and peak / 1e6, '.1f'):>8}"
-        f" {line['repetitions']:6}"
+        f" {line['ms_p80']:10.3f} {number(ratio, '.2f'):>7} {number(line['fraction'], '.1%'):>8}"
+        f" {number(line['error_value']):>10} {number(line['error_grad']):>10}"
+        f" {number(peak and peak / 1e6, '.1f'):>8} {line['repetitions']:6}"
     )

@@ -12,6 +12,8 @@ import torch
 
 from . import cases, measure
 
+# Peers and compilers may warn: that is no error of a case.
+pytestmark = pytest.mark.filterwarnings("default")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 CASES = {case.name: case for case in [*cases.select("smoke"), *cases.select(DEVICE)]}
 PROVIDERS = [

@@ -188,7 +188,6 @@ def test_memory_is_measured_in_a_fresh_process():
     [
         (["run", "--cases", "nothing"], "no case of these matches 'nothing'"),
         (["run", "--cases", "("], "--cases must be a regular expression"),
-        (["plot", "--records", "absent.jsonl"], "absent.jsonl"),
         (["report", "--records", "absent.jsonl"], "absent.jsonl"),
     ],
 )

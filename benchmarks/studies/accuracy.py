@@ -18,7 +18,7 @@ import otkernels
 from .. import CannotRun, records
 from ..families import kernel_reference, mmd
 from ..measure import Call, check
-from ..pages import report
+from ..pages import page
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -56,7 +56,7 @@ def main(arguments=None):
         lines = newest(records.read([path]), options.allow_dirty)
         draw(lines, figure)
         shown = f"![error against offset](figures/{figure.name})\n\n{table(lines)}"
-        report.write(options.doc, shown, f"accuracy-{device}")
+        page.write(options.doc, shown, f"accuracy-{device}")
     except (CannotRun, FileNotFoundError) as error:
         print(f"benchmarks.studies.accuracy: {error}", file=sys.stderr)
         return 2
@@ -205,7 +205,7 @@ def table(lines):
             cells = (f"{li['value_largest']:.0e} / {li['grad_largest']:.0e}" for li in own)
             rows.append([kernel, f"{offset}", *cells])
     draws = f"Largest error of value / of gradient over {lines[0]['draws']} draws.\n"
-    return "\n".join([report.facts(lines), draws, report.table(head, rows)])
+    return "\n".join([page.facts(lines), draws, page.table(head, rows)])
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 import otkernels
 
 from .. import CannotRun, records
-from ..pages import report
+from ..pages import page
 from . import ill_conditioned
 from .accuracy import newest
 
@@ -61,7 +61,7 @@ def main(arguments=None):
         lines = newest(records.read([path]), options.allow_dirty)
         draw(lines, figure)
         shown = f"![error against condition](figures/{figure.name})\n\n{table(lines)}"
-        report.write(options.doc, shown, f"conditioning-{device}")
+        page.write(options.doc, shown, f"conditioning-{device}")
     except (CannotRun, FileNotFoundError) as error:
         print(f"benchmarks.studies.conditioning: {error}", file=sys.stderr)
         return 2
@@ -241,7 +241,7 @@ def table(lines):
             cells = (" / ".join(_text(li[f"{w}_largest"]) for w in ("value", "grad")) for li in own)
             rows.append([title, f"{first['condition']:.0e}", *cells])
     draws = f"Largest error of value / of gradient over {lines[0]['draws']} draws.\n"
-    return "\n".join([report.facts(lines), draws, report.table(head, rows)])
+    return "\n".join([page.facts(lines), draws, page.table(head, rows)])
 
 
 def _text(error):

@@ -17,7 +17,7 @@ import otkernels
 
 from .. import CannotRun, clocks, records
 from .. import measure as timing
-from ..pages import report
+from ..pages import page
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
@@ -60,7 +60,7 @@ def main(arguments=None):
             measure(options.records, options.randomisations, options.seconds)
         lines = newest(records.read([options.records]), options.allow_dirty)
         draw(lines, options.figure)
-        report.write(options.doc, tables(lines))
+        page.write(options.doc, tables(lines))
     except (CannotRun, FileNotFoundError) as error:
         print(f"benchmarks.studies.directions: {error}", file=sys.stderr)
         return 2

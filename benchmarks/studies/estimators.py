@@ -18,7 +18,7 @@ import otkernels
 
 from .. import CannotRun, clocks, records
 from .. import measure as timing
-from ..pages import report
+from ..pages import page
 from .directions import newest, select
 
 matplotlib.use("agg")
@@ -62,7 +62,7 @@ def main(arguments=None):
             measure(options)
         lines = newest(records.read([options.records]), options.allow_dirty)
         draw(lines, options.figure)
-        report.write(options.doc, tables(lines))
+        page.write(options.doc, tables(lines))
     except (CannotRun, FileNotFoundError) as error:
         print(f"benchmarks.studies.estimators: {error}", file=sys.stderr)
         return 2
@@ -262,7 +262,7 @@ def _large_table(errors, timed):
         own = [select(timed, estimate=name, mode=mode)[0] for mode in TIMED_MODES]
         error = f"{line['rms']:.1%} ± {line['rms_error']:.1%}"
         rows.append([f"`{name}`", error, *(cell.format(**line) for line in own)])
-    return report.table(head, rows)
+    return page.table(head, rows)
 
 
 def _feature_table(lines):
@@ -276,7 +276,7 @@ def _feature_table(lines):
             bias = max(abs(line["bias"]) / line["bias_error"] for line in own)
             cells = (f"{line['rms']:.2e} ± {line['rms_error']:.0e}" for line in found)
             rows.append([title, kernel, *cells, f"{slope:.2f}", f"{bias:.1f} standard errors"])
-    return report.table(head, rows)
+    return page.table(head, rows)
 
 
 def _test_table(lines):
@@ -289,7 +289,7 @@ def _test_table(lines):
         rates += [line["rejects_0.05"] for line in shifted]
         cells = (f"{r:.1%} ± {math.sqrt(r * (1 - r) / null['tests']):.1%}" for r in rates)
         rows.append([kernel, *cells])
-    return report.table(head, rows)
+    return page.table(head, rows)
 
 
 def _test_times(lines):

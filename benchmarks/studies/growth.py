@@ -13,7 +13,7 @@ matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 from .. import CannotRun, cases, memory, records, run
-from ..pages import report
+from ..pages import page
 
 PROVIDERS = ("otkernels", "torch", "pot")
 # The largest N of a peer: POT holds more than two gigabytes there.
@@ -138,10 +138,10 @@ def text(times, memories):
     parts = []
     if times:
         head = ["N", *(f"{name}, ms" for name in PROVIDERS), "otkernels, ns / (L N log₂ N)"]
-        parts += [report.facts(times), report.table(head, _rows(times, _time, _unit))]
+        parts += [page.facts(times), page.table(head, _rows(times, _time, _unit))]
     if memories:
         head = ["N", *(f"{name}, MB" for name in PROVIDERS), "otkernels with imports, MB"]
-        parts += [report.facts(memories), report.table(head, _rows(memories, _megabytes, _total))]
+        parts += [page.facts(memories), page.table(head, _rows(memories, _megabytes, _total))]
         parts += [_verdict(memories)]
     return "\n".join(parts)
 

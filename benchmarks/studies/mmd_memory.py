@@ -13,7 +13,7 @@ from pathlib import Path
 import matplotlib
 
 from .. import CannotRun, cases, records
-from ..pages import report
+from ..pages import page
 from . import growth
 
 matplotlib.use("agg")
@@ -48,7 +48,7 @@ def main(arguments=None):
         if not lines:
             raise CannotRun("no record of a committed tree; --allow-dirty takes the others too")
         draw(lines, options.figure)
-        report.write(options.doc, text(lines), "mmd-memory")
+        page.write(options.doc, text(lines), "mmd-memory")
     except (CannotRun, FileNotFoundError) as error:
         print(f"benchmarks.studies.mmd_memory: {error}", file=sys.stderr)
         return 2
@@ -121,7 +121,7 @@ def text(lines):
         rows.append([f"{n}", *cells])
     head = ["N", *(f"{name}, MB" for name in PROVIDERS)]
     ours = by_place.get((LIMIT_N, "otkernels"))
-    return "\n".join([report.facts(lines), report.table(head, rows), _verdict(ours)])
+    return "\n".join([page.facts(lines), page.table(head, rows), _verdict(ours)])
 
 
 def _verdict(line):

@@ -23,7 +23,7 @@ import otkernels
 from otkernels import distributed
 
 from .. import CannotRun, records
-from ..pages import report
+from ..pages import page
 from . import scaling_page, traffic
 
 HERE = Path(__file__).resolve().parent.parent
@@ -64,7 +64,7 @@ def main(arguments=None):
             wrong = measure(options.records, cases, options.seconds)
         lines = newest(records.read([options.records]), options.allow_dirty)
         scaling_page.draw(lines, options.figure)
-        report.write(options.doc, scaling_page.tables(lines), "scaling")
+        page.write(options.doc, scaling_page.tables(lines), "scaling")
     except (CannotRun, FileNotFoundError) as error:
         print(f"benchmarks.studies.scaling: {error}", file=sys.stderr)
         return 2

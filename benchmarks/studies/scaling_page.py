@@ -2,7 +2,7 @@
 
 import matplotlib
 
-from ..pages import report
+from ..pages import page
 from . import traffic
 
 matplotlib.use("agg")
@@ -110,9 +110,9 @@ def tables(lines):
             f"{' (edited)' * (facts['dirty'] is not False)}; load average before each set of "
             f"processes {loads[0]:.1f} to {loads[-1]:.1f}. D = {facts['D']}, L = {facts['L']}, "
             "value and gradient to `x`; medians.\n",
-            report.table(head, _rows(lines, ranks, _time)),
+            page.table(head, _rows(lines, ranks, _time)),
             "Sent by each rank over the loopback device, and its ratio to the model:\n",
-            report.table(bytes_head, _rows(lines, ranks[1:], _bytes)),
+            page.table(bytes_head, _rows(lines, ranks[1:], _bytes)),
         ]
     )
 
