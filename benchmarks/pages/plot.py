@@ -1,105 +1,152 @@
-"""Figures from records: time and error against size, one figure for each op, device and clock."""
+"""A figure for each family and machine: time against size with the roofline, error against size."""
 
 import itertools
+import textwrap
 
 import matplotlib
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
-from .. import CannotRun, cases, records
-from ..case import Shape
+from .. import cases, records
+from . import family_page, page
 
-MARKERS = "osD^vPX"
+MARKERS = "osD^vPX<>"
+# The clock of full markers and, with hollow ones, that of eager calls on a GPU.
+CLOCKS = {"cpu": ("wall",), "cuda": ("graph", "wall")}
+WORDS = {"wall": "wall time", "graph": "CUDA graph"}
+LOST = "faster than otkernels"
+STEP = 1.035  # providers stand beside each other at a size
 
 
-def draw(lines, mode, folder, allow_dirty=False):
-    """Draw the newest records of one mode; returns the paths of the PNG files.
-
-    Raises:
-        CannotRun: no record to draw.
-    """
-    lines = [
-        line
-        for line in records.newest(lines, allow_dirty)
-        if line["mode"] == mode and line["ms_p50"] is not None
-    ]
-    if not lines:
-        raise CannotRun(f"no record of a committed tree with mode {mode!r} and a time")
+def draw(lines, folder, allow_dirty=False):
+    """Draw the newest records; returns the paths of the PNG files."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    groups = _grouped(lines, "op", "device", "device_name", "threads", "clock")
-    for (op, device, _, threads, clock), group in groups:
-        paths.append(folder / records.figure_name(op, device, threads, clock, mode))
-        figure = _figure(cases.family(op), group)
-        figure.savefig(paths[-1], dpi=150)
-        plt.close(figure)
+    for machine, group in records.by_machine(records.newest(lines, allow_dirty)).items():
+        for family in cases.FAMILIES:
+            own = [line for line in group if line["op"] == family.op]
+            if drawn(own):
+                paths.append(folder / name(family, machine))
+                figure = _figure(family, own)
+                # Who has the file alone learns from it what the page says above the table.
+                figure.savefig(paths[-1], dpi=150, metadata={"Description": page.facts(own)})
+                plt.close(figure)
     return paths
 
 
-def _grouped(lines, *names):
-    def key(line):
-        return tuple(line[name] for name in names)
-
-    return itertools.groupby(sorted(lines, key=key), key=key)
+def name(family, machine):
+    """The file with the figure of a family on a machine of ``records.by_machine``."""
+    return f"{family.op}_{machine}.png"
 
 
-def _size(family, line):
-    return family.size(Shape(*(line[letter] for letter in "BNDL"), "from a record", line["M"]))
+def drawn(lines):
+    """Those of some records that a figure shows."""
+    return [
+        line
+        for line in lines
+        if line["mode"] == family_page.MAIN
+        and line["clock"] in CLOCKS[line["device"]]
+        and line["ms_p50"] is not None
+    ]
 
 
 def _figure(family, lines):
-    lines = sorted(lines, key=lambda line: _size(family, line))
-    facts = lines[-1]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-    days = sorted({line["time"][:10] for line in lines})
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5.4), layout="constrained")
     exponent = "" if family.p is None else f", p = {family.p}"
-    names = [p.name for p in family.providers if any(li["provider"] == p.name for li in lines)]
-    peers = {"pot": "POT", "geomloss": "GeomLoss"}
-    versions = "".join(f", {peers[name]} {facts[name]}" for name in names if name in peers)
+    facts = textwrap.fill(page.facts(lines).replace("**", ""), 175)
     figure.suptitle(
-        f"{family.op}{exponent}, {facts['mode'].replace('_', ' ')}, float32\n"
-        f"{facts['device_name']}, {facts['threads']} CPU thread(s), {facts['clock']} clock, "
-        f"torch {facts['torch']}{versions}, {' to '.join(sorted({days[0], days[-1]}))}",
-        fontsize=10,
+        f"{family.op}{exponent}: value and gradient, float32\n", fontsize=11, fontweight="bold"
     )
-    for i, name in enumerate(names):
+    figure.text(0.5, 0.955, facts, ha="center", va="top", fontsize=7.5)
+    shown = sorted(drawn(lines), key=lambda line: family_page.size(family, line))
+    names = [p.name for p in family.providers if any(li["provider"] == p.name for li in shown)]
+    for i, provider in enumerate(names):
         style = {"color": f"C{i}", "marker": MARKERS[i % len(MARKERS)], "markersize": 5}
-        own = [line for line in lines if line["provider"] == name]
-        _times(left, family, own, style, name)
-        _errors(right, family, own, style, name)
-    left.set_ylabel("time, ms: median, bar from 20 % to 80 %")
-    right.set_ylabel("largest error / largest entry of float64 reference")
-    right.set_title("filled: value, hollow: gradient", fontsize=9)
-    left.set_title("joined: shapes that differ in N only", fontsize=9)
-    for axes in (left, right):
-        axes.set(xscale="log", yscale="log", xlabel=family.size_label)
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize=8)
+        own = [line for line in shown if line["provider"] == provider]
+        _times(left, family, own, style, provider)
+        _errors(right, family, own, style, STEP ** (i - (len(names) - 1) / 2))
+    _roofline(left, family, shown)
+    _losses(left, family, shown)
+    _label(left, right, family, shown, names)
     return figure
 
 
-def _times(axes, family, lines, style, name):
+def _label(left, right, family, shown, names):
+    device = shown[0]["device"]
+    full, *hollow = (WORDS[clock] for clock in CLOCKS[device])
+    eager = f"full: {full}, hollow: eager {hollow[0]}; " if hollow else ""
+    left.set_title(f"{eager}joined: shapes that differ in N only", fontsize=9)
+    left.set_ylabel("time, ms: median, bar from 20 % to 80 %")
+    right.set_title("full: value, hollow: gradient", fontsize=9)
+    right.set_ylabel("largest error / largest entry of float64 reference")
+    for axes in (left, right):
+        axes.set(xscale="log", yscale="log", xlabel=family.size_label)
+        axes.grid(alpha=0.3)
+    handles, labels = left.get_legend_handles_labels()
+    by_label = dict(zip(labels, handles, strict=True))
+    order = [name for name in (*names, "roofline", LOST) if name in by_label]
+    left.legend([by_label[name] for name in order], order, fontsize=8)
+
+
+def _times(axes, family, lines, style, provider):
     """Every shape is a marker with its band; shapes that differ in N only are joined."""
-    sizes = [_size(family, line) for line in lines]
-    middle = [line["ms_p50"] for line in lines]
-    band = [
-        [line["ms_p50"] - line["ms_p20"] for line in lines],
-        [line["ms_p80"] - line["ms_p50"] for line in lines],
-    ]
-    axes.errorbar(sizes, middle, band, linestyle="none", capsize=2, label=name, **style)
-    for _, series in _grouped(lines, "B", "D", "L"):
-        series = sorted(series, key=lambda line: _size(family, line))
-        points = [_size(family, line) for line in series], [line["ms_p50"] for line in series]
-        axes.plot(*points, color=style["color"], linewidth=1)
-
-
-def _errors(axes, family, lines, style, name):
-    """Value filled, gradient hollow; an error of exactly zero has no place on a log axis."""
-    for kind, face in (("value", style["color"]), ("grad", "none")):
-        points = [
-            (_size(family, line), line[f"error_{kind}"]) for line in lines if line[f"error_{kind}"]
+    label = provider
+    for clock, hollow in zip(CLOCKS[lines[0]["device"]], (False, True), strict=False):
+        own = [line for line in lines if line["clock"] == clock]
+        if not own:
+            continue
+        sizes = [family_page.size(family, line) for line in own]
+        times = [line["ms_p50"] for line in own]
+        band = [
+            [line["ms_p50"] - line["ms_p20"] for line in own],
+            [line["ms_p80"] - line["ms_p50"] for line in own],
         ]
+        face = "none" if hollow else style["color"]
+        axes.errorbar(
+            sizes, times, band, linestyle="none", capsize=2, label=label, mfc=face, **style
+        )
+        label = None
+        _join(axes, family, own, "ms_p50", color=style["color"], linestyle="-:"[hollow])
+
+
+def _join(axes, family, lines, field, **style):
+    def key(line):
+        return line["B"], line["D"], line["L"] or 0
+
+    for _, series in itertools.groupby(sorted(lines, key=key), key=key):
+        series = sorted(series, key=lambda line: family_page.size(family, line))
+        sizes = [family_page.size(family, line) for line in series]
+        axes.plot(sizes, [line[field] for line in series], linewidth=1, **style)
+
+
+def _roofline(axes, family, lines):
+    """A line of the lower bounds; older records have none."""
+    bounds = {li["shape"]: li for li in lines if li.get("roofline_ms")}.values()
+    if bounds:
+        sizes = [family_page.size(family, line) for line in bounds]
+        times = [line["roofline_ms"] for line in bounds]
+        axes.plot(sizes, times, "k_", markersize=9, label="roofline")
+        _join(axes, family, bounds, "roofline_ms", color="k", linestyle="--")
+
+
+def _losses(axes, family, lines):
+    """A ring around every peer that is faster than ours."""
+    lost = family_page.losses(family, lines)
+    if lost:
+        sizes = [family_page.size(family, line) for line in lost]
+        times = [line["ms_p50"] for line in lost]
+        ring = {"facecolors": "none", "edgecolors": "red", "linewidths": 1.2}
+        axes.scatter(sizes, times, s=110, label=LOST, zorder=3, **ring)
+
+
+def _errors(axes, family, lines, style, beside):
+    """Value full, gradient hollow; an error of exactly zero has no place on a log axis."""
+    for kind, face in (("value", style["color"]), ("grad", "none")):
+        points = {
+            line["shape"]: (beside * family_page.size(family, line), line[f"error_{kind}"])
+            for line in lines
+            if line[f"error_{kind}"]
+        }
         if points:
-            label = name if kind == "value" else None
-            axes.plot(*zip(*points, strict=True), linestyle="none", mfc=face, label=label, **style)
+            axes.plot(*zip(*points.values(), strict=True), linestyle="none", mfc=face, **style)
