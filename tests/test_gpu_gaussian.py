@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gaussian_oracle import GRADIENT, VALUE, covariance
+from gaussian_oracle import GRADIENT, VALUE, covariance, root
 from gpu_support import DEVICE, MARKS, both, shrink, sizes
 from support import assert_close64, value_and_grads
 
@@ -51,7 +51,10 @@ def of_spreads(function, x, y, **options):
 
 def assert_spreads(x, y, value, gradient):
     """The bounds are parts of the traces, and of the norms of gradients and the unit."""
-    actual, expected = of_spreads(ot.bures_wasserstein, x, y)
+    assert_near(x, y, *of_spreads(ot.bures_wasserstein, x, y), value, gradient)
+
+
+def assert_near(x, y, actual, expected, value, gradient):
     assert ((actual[0] - expected[0]).abs() <= value * (trace(x) + trace(y))).all()
     for out, reference in zip(actual[1:], expected[1:], strict=True):
         size = norm(reference) + x.shape[-1] ** 0.5
@@ -69,8 +72,22 @@ def test_bures(d):
 
 
 def test_bures_of_2048_features():
+    """Against eigenvalues, for the definition's singular values of so large a matrix take long."""
     d = sizes(2048, 5)
-    assert_spreads(*covariances(1, d), rounding(d), rounding(d) * CONDITION)
+    x, y = covariances(1, d)
+    zero = torch.zeros(d, device=DEVICE)
+    actual = value_and_grads(
+        lambda x, y: ot.bures_wasserstein(zero, x, zero, y, impl="triton"), x, y
+    )
+    half = root(x.double())
+    middle = root(half @ y.double() @ half)
+    inverse, one = torch.linalg.inv(half), torch.eye(d, dtype=torch.float64, device=DEVICE)
+    expected = (
+        trace(x) + trace(y) - 2 * trace(middle),
+        one - inverse @ middle @ inverse,
+        one - half @ torch.linalg.inv(middle) @ half,
+    )
+    assert_near(x, y, actual, expected, rounding(d), rounding(d) * CONDITION)
 
 
 @pytest.mark.parametrize(("batch", "d"), sizes([(8192, 32), (70_000, 4)], [(5, 2)]))
@@ -87,8 +104,13 @@ def test_ill_conditioned(d, condition):
 
 @pytest.mark.parametrize("d", sizes([8, 64, 100, 200], [3]))
 def test_singular(d):
-    """The value alone: a gradient out of the range of a covariance is a convention."""
-    (x, _), (_, y) = (covariances(2, d, rank=rank) for rank in (d // 2, None))
+    """The value alone: a gradient out of the range of a covariance is a convention.
+
+    Of small integers and a power of two, so that x is singular in float32 too: one rounded to it
+    has eigenvalues of 1e-8, which count in float64 and not in float32.
+    """
+    factor = torch.randint(-4, 5, (2, d, d // 2), device=DEVICE).float()
+    x, y = factor @ factor.mT / 2 ** (2 + d.bit_length()), covariances(2, d)[1]
     actual, expected = of_spreads(ot.bures_wasserstein, x, y)
     assert ((actual[0] - expected[0]).abs() <= VALUE * (trace(x) + trace(y))).all()
     assert all(t.isfinite().all() for t in actual)
