@@ -63,11 +63,15 @@ def test_two_sample_losses_draw_anew_in_each_call_and_are_checked_on_one_draw():
     assert not measure.check(call, to_normal.expect(*inputs)).ok
 
 
-def test_goals_are_for_shapes_that_there_are():
+def test_every_goal_can_be_measured():
+    """Its shape is there, its peer is not left out at it and, for a graph, can be captured."""
     for family in cases.FAMILIES:
         for goal in family.goals:
-            assert goal.shape in {shape.name for shape in family.shapes[goal.device]}
-            assert goal.against in {None, *(p.name for p in family.providers)}
+            (shape,) = (s for s in family.shapes[goal.device] if s.name == goal.shape)
+            for peer in {"otkernels", goal.against} - {None}:
+                (found,) = (p for p in family.providers if p.name == peer)
+                assert found.left_out(goal.device, shape) is None, (family.op, goal)
+                assert goal.clock != "graph" or found.uncapturable is None, (family.op, goal)
 
 
 def test_slack_covers_both_orders_of_weighted_points():

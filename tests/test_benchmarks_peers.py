@@ -106,13 +106,6 @@ def test_gate_passes_a_peer_and_refuses_it_when_it_is_off(family, name, mode):
         assert not errors(family, name, shape, mode, lambda value, f=factor: f * value).ok
 
 
-@pytest.mark.parametrize("size", [1024, 65536])
-def test_what_tf32_may_add_does_not_hide_a_wrong_divergence(size):
-    shape = dataclasses.replace(sinkhorn.SHAPES["cuda"][0], N=size)
-    peer = provider(sinkhorn.FAMILY, "flash-sinkhorn")
-    assert max(peer.own_error(shape)) < 0.01
-
-
 def test_a_peer_without_gradient_is_missing_with_that_reason(monkeypatch, tmp_path):
     only = dataclasses.replace(
         gaussian.FAMILY,
@@ -172,6 +165,15 @@ def test_flash_sinkhorn_is_asked_for_the_divergence_of_the_reference(flash):
     assert errors(sinkhorn.FAMILY, "flash-sinkhorn", shape, "forward_backward").ok
     diameter, blur = sinkhorn.lengths(shape.D)
     assert flash == {"blur": blur, "diameter": diameter, "scaling": 0.5, "debias": True}
+
+
+def test_what_tf32_may_add_does_not_hide_a_wrong_divergence(flash):
+    """At the D of the GPU's shapes a value off by a hundredth, and a gradient off by half."""
+    shape = dataclasses.replace(sinkhorn.SHAPES["cuda"][0], N=256)
+    found = errors(sinkhorn.FAMILY, "flash-sinkhorn", shape, "forward_backward")
+    assert found.ok
+    assert found.bound_value < 0.01
+    assert found.bound_grad < 0.5
 
 
 def test_flash_sinkhorn_and_cupy_are_missing_without_their_packages(monkeypatch):
