@@ -9,7 +9,8 @@ import time
 
 import torch
 
-CACHE = {"wall": "as the calls before left it", "events": "cold L2", "graph": "cold L2"}
+OF = {"cpu": ("wall",), "cuda": ("wall", "events", "graph")}  # the clocks of a device
+CACHE = {"cpu": "as the calls before left it", "cuda": "cold L2"}  # before each call
 
 
 def host(call):
@@ -23,8 +24,9 @@ class Cuda:
     """The clocks of a GPU, each after the second-level cache was overwritten."""
 
     def __init__(self):
+        # Twice the cache would empty it; more, so that the host queues a replay meanwhile.
         size = torch.cuda.get_device_properties(0).L2_cache_size
-        self.flush = torch.empty(max(2 * size, 2**26), dtype=torch.int8, device="cuda")
+        self.flush = torch.empty(max(5 * size, 2**28), dtype=torch.int8, device="cuda")
 
     def eager(self, call):
         """Wall and event time of one eager call."""
@@ -81,7 +83,9 @@ class Captured:
         torch.cuda.current_stream().wait_stream(side)
         call.reset()  # so that gradients are allocated in the graph's own pool
         self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph, pool=pool):
+        # A capture that fails leaves its stream the current one.
+        here = torch.cuda.stream(torch.cuda.current_stream())
+        with here, torch.cuda.graph(self.graph, pool=pool):
             self.value = call()
         self.leaves = call.leaves
 

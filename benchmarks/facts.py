@@ -90,7 +90,9 @@ def main(arguments=None):
     print(text)
     if options.out is not None:
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(text + "\n")
+        part = options.out.with_suffix(".new")
+        part.write_text(text + "\n")
+        part.replace(options.out)
     return 0
 
 

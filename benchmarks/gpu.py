@@ -7,6 +7,7 @@ goes on where the last one was cut off.
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from . import CannotRun, records
 ROOT = Path(__file__).resolve().parent.parent
 SAME = ("device", "device_name", "torch", "triton", "source", "smoke")
 GOOD = ("ok", "missing")
+# A sanitizer that could not take hold of the process has no summary, whatever its exit code.
+VERDICT = r"= (ERROR SUMMARY: 0 errors|RACECHECK SUMMARY: .*\(0 errors)"
 CASE_LIMIT, TEST_LIMIT = 180, 120  # seconds after which a record or a test counts as hanging
 # Of the tests, those that launch no kernel, train, or are about other machinery.
 NOT_HERE = "benchmarks claims compile_gate distributed docs gallery models packag readme types"
@@ -43,6 +46,7 @@ class Stage:
         lacks: what it needs and is not there, or None.
         environment: variables to set.
         last: it runs only after all before it went well, or if asked for by name.
+        verdict: pattern of what its output must say for it to be "ok".
     """
 
     name: str
@@ -52,6 +56,7 @@ class Stage:
     lacks: str | None = None
     environment: dict[str, str] = field(default_factory=dict)
     last: bool = False
+    verdict: str = ""
 
 
 def stages(out, device="cuda", smoke=False, commit=None):
@@ -71,17 +76,22 @@ def stages(out, device="cuda", smoke=False, commit=None):
     def watched(tool, share, **options):
         # Its verdict is on all of a process, so what was cut off is not gone on with.
         before = [sanitizer, "--tool", tool, "--error-exitcode", "1"]
+        # Libraries ask the driver for what it may not have, and go on: no fault of a kernel.
+        before += ["--report-api-errors", "no"] if tool == "memcheck" else []
         lacks = gpu if shutil.which(sanitizer) else "needs compute-sanitizer"
-        return check(tool, "small", share, before, (), lacks=lacks, **options)
+        options |= {"lacks": lacks, "verdict": VERDICT}
+        return check(tool, "small", share, before, (), **options)
 
     facts, lines, tuned = out / "facts.json", out / "records.jsonl", out / "tune.jsonl"
+    # Without a limit of its own: one that stops by itself would count as done.
     tune = [*python, "benchmarks.tune", *on, "--out", str(tuned), "--continue", *told]
+    tune += ["--minutes", "inf"]
     tune += ["--only", SMOKE_CHOICES] if smoke else []
     limit = ["--seconds", "0", "--cases", SMOKE_CASES] if smoke else ["--seconds", "1"]
     limit += ["--continue", "--limit", str(CASE_LIMIT), "--out", str(lines)]
     return [
         Stage(
-            "facts", [*python, "benchmarks.facts", *on[:2], "--out", str(facts), *told], facts, 6
+            "facts", [*python, "benchmarks.facts", *on[:2], "--out", str(facts), *told], facts, 10
         ),
         _tests(out / "tests.jsonl", smoke),
         check("repeatability", "repeat", 5),
@@ -207,10 +217,10 @@ def _line(stage, log, left, share, ready):
     elif left <= 0:
         status, reason = "skipped", "no time left"
     else:
+        told = log.stat().st_size if log.exists() else 0
         code = _run(stage, log, left * share)
-        status = "timeout" if code is None else "failed" if code else "ok"
-        reason = f"cut off after {left * share:.0f} s" if code is None else None
-        reason = _last_words(log) if code else reason
+        status, reason = _judged(stage, code, log.read_bytes()[told:].decode(errors="replace"))
+        reason = f"cut off after {left * share:.0f} s" if code is None else reason
     return {
         "stage": stage.name,
         "status": status,
@@ -219,6 +229,17 @@ def _line(stage, log, left, share, ready):
         "counts": _counts(stage.found),
         "reason": reason,
     }
+
+
+def _judged(stage, code, output):
+    """Status and reason of a stage by its exit code, None if it was cut off, and its output."""
+    if code is None:
+        return "timeout", None
+    if code:
+        return "failed", _last_words(output)
+    if not re.search(stage.verdict, output):
+        return "failed", f"its output does not say {stage.verdict!r}"
+    return "ok", None
 
 
 def _run(stage, log, seconds):
@@ -256,8 +277,8 @@ def _say(line):
     print(f"{line['stage']:14} {line['status']:8} {line['seconds']:7.1f} s  {said}", flush=True)
 
 
-def _last_words(log):
-    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+def _last_words(output):
+    lines = [line for line in output.splitlines() if line.strip()]
     return records.without_paths(lines[-1]) if lines else None
 
 

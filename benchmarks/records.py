@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import re
 import shutil
@@ -29,7 +30,7 @@ def drop_unfinished(path):
     text = path.read_bytes() if path.exists() else b""
     whole = text[: text.rfind(b"\n") + 1]
     if whole != text:
-        path.write_bytes(whole)
+        os.truncate(path, len(whole))  # at once: what is whole is never at risk
     return whole != text
 
 
@@ -165,7 +166,10 @@ def _driver():
     if shutil.which("nvidia-smi") is None:
         return None
     query = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    return _output(*query).splitlines()[0]
+    try:
+        return _output(*query).splitlines()[0]
+    except (subprocess.CalledProcessError, IndexError):  # a container may lack what it asks
+        return None
 
 
 def _output(*command):

@@ -11,8 +11,7 @@ import numpy as np
 
 from . import CannotRun, cases, clocks, measure, memory, rates, records, roofline, table
 from .case import MODES
-from .guard import AGAIN
-from .resume import limit, lost_device, open_cases
+from .resume import begun, forget, leave, limit, lost_device, open_cases
 
 
 def run(device, *, pattern="", smoke=False, out=None, commit=None, with_memory=False, **options):
@@ -57,10 +56,8 @@ def run_cases(
         resume: leave out what ``out`` already holds of this source, machine and versions. What
             raises, ours too, is recorded as missing with its reason.
         limit: seconds after which a provider that hangs is recorded as missing. It ends the
-            process with ``guard.AGAIN``, for nothing else ends a kernel.
-
-    Raises:
-        SystemExit: the device is lost to this process; with ``resume`` only.
+            process with ``guard.AGAIN``, for nothing else ends a kernel. With ``resume`` a lost
+            device does so too. Float64 references have all the time they take.
     """
     facts = {"run": records.now(), **records.environment(device, commit)}
     print(table.heading(facts))
@@ -74,6 +71,7 @@ def run_cases(
         series = _Series(facts, ceilings, out, seconds, peaks, resume, limit)
         for _, group in itertools.groupby(chosen, key=lambda case: (case.family.op, case.shape)):
             red += series.run(list(group))
+        forget(series.notes)
     return red
 
 
@@ -89,32 +87,50 @@ class _Series:
     resume: bool
     limit: float | None
 
+    @property
+    def notes(self):
+        """Beside which file ``resume.begun`` leaves its notes."""
+        return self.out if self.resume else None
+
     def run(self, group):
         """Run the cases of one shape and return the names of what is wrong."""
         red, device = [], self.facts["device"]
-        inputs = tuple(t.to(device) for t in group[0].family.inputs(group[0].shape))
-        expected = functools.cache(lambda expect: expect(*inputs))
+        family, shape = group[0].family, group[0].shape
+        inputs = tuple(t.to(device) for t in family.inputs(shape))
+
+        @functools.cache
+        def expected(expect):
+            with begun(self.notes, f"float64 reference of {family.op}/{shape.name}"):
+                return expect(*inputs)
+
         for case in group:
             done = _Prepared(case, inputs, expected, self.ceilings, strict=not self.resume)
-            late = f"no result within {self.limit} s"
-            with limit(self.limit, lambda done=done, why=late: self._keep(done.given_up(why))):
-                lines = self._measure(done)
+            lines = self._measure(done)
             self._keep(lines)
             print(table.of_case(case, lines, done.red), flush=True)
             red += [f"{case.name}: {name}" for name in [*done.red, *done.missing_ours]]
         return red
 
     def _measure(self, done):
+        def last_words():
+            self._keep(done.given_up(f"no result within {self.limit} s"))
+
+        @contextlib.contextmanager
+        def watched(what):
+            with begun(self.notes, f"{done.case.name}: {what}"), limit(self.limit, last_words):
+                yield
+
         try:
-            done.check()
-            lines = done.measure(self.facts["device"], self.seconds)
+            done.check(watched)
+            with watched("readings"):
+                lines = done.measure(self.facts["device"], self.seconds)
         except Exception as error:
             if not self.resume:
                 raise
             lines = done.given_up(_reason(error))
             if lost_device():
                 self._keep(lines)
-                raise SystemExit(AGAIN) from error
+                leave()
         if self.peaks is not None:
             _add_memory(lines, self.peaks, done.case)
         return lines
@@ -141,16 +157,21 @@ class _Prepared:
         n_grads = len(MODES[case.mode])
         self.roofline = roofline.bound(case.family, case.shape, n_grads, ceilings)
 
-    def check(self):
-        """Sort the providers by the correctness gate, and warm up those that pass."""
+    def check(self, watched):
+        """Sort the providers by the correctness gate, and warm up those that pass.
+
+        ``watched`` gives the context manager, by a provider's name, for what may hang.
+        """
         case = self.case
         for provider in case.family.providers:
             with self._trying(provider):
                 call = measure.Call(provider.make(), self.inputs, case.mode, case.family.clouds)
                 reference = self.expected(provider.expect or case.family.expect)
-                errors = measure.check(call, reference, provider.own_error(case.shape))
+                with watched(provider.name):
+                    errors = measure.check(call, reference, provider.own_error(case.shape))
+                    if errors.ok:
+                        measure.warm_up(call)
                 if errors.ok:
-                    measure.warm_up(call)
                     self.calls[provider.name], self.errors[provider.name] = call, errors
                 else:
                     self.red[provider.name] = errors
@@ -236,7 +257,7 @@ class _Prepared:
             "p": family.p,
             "dtype": "float32",
             "clock": clock,
-            "cache": clocks.CACHE.get(clock),
+            "cache": clock and clocks.CACHE[self.inputs[0].device.type],
             "ms_p20": p20,
             "ms_p50": p50,
             "ms_p80": p80,

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from unittest import mock
 import pytest
 import torch
 
-from benchmarks import cases, clocks
+from benchmarks import cases, clocks, resume
 from benchmarks.case import Provider
 from benchmarks.checks import __main__ as checks
 from benchmarks.checks import bits, compiled, findings
@@ -93,7 +94,7 @@ def test_a_lost_device_ends_the_process_for_the_same_command_to_go_on(tmp_path, 
         if lost:
             raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(findings, "_finish_all", finish_all)
+    monkeypatch.setattr(resume, "finish_all", finish_all)
     out, every = tmp_path / "found.jsonl", [("a", lambda: lost.append(1)), ("b", lambda: None)]
     assert findings.run("repeat", every, out, again=True) == AGAIN
     (line,) = out.read_text().splitlines()
@@ -117,6 +118,31 @@ def test_a_case_that_hangs_is_a_failure_and_is_not_tried_again(tmp_path):
         ("hangs", "did not end in 0.2 s"),
         ("fine", None),
     ]
+
+
+def test_a_case_that_twice_ends_its_process_is_not_tried_again(tmp_path):
+    out = tmp_path / "found.jsonl"
+    script = (
+        "import os, pathlib, sys; from benchmarks.checks import findings\n"
+        "every = [('fine', lambda: None), ('dies', lambda: os._exit(3))]\n"
+        "sys.exit(findings.run('repeat', every, pathlib.Path(sys.argv[1]), again=True))"
+    )
+    codes = [subprocess.run([sys.executable, "-c", script, str(out)]).returncode for _ in "123"]
+    assert codes == [3, 3, 1]
+    lines = [json.loads(text) for text in out.read_text().splitlines()]
+    assert [(line["case"], line["reason"]) for line in lines] == [
+        ("fine", None),
+        ("dies", "Unended: dies: ended its process or was cut off, 2 times"),
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["found.jsonl"]
+
+
+def test_a_process_that_cannot_go_on_ends_past_destructors(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(findings, "run", lambda *_: AGAIN)
+    monkeypatch.setattr(os, "_exit", lambda code: (_ for _ in ()).throw(KeyboardInterrupt(code)))
+    with pytest.raises(KeyboardInterrupt) as end:
+        checks.main(["repeat", "--device", "cpu", "--out", str(tmp_path / "found")])
+    assert end.value.args == (AGAIN,)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

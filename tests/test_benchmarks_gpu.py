@@ -1,5 +1,6 @@
 """The stages of ``python -m benchmarks gpu``, their order, and going on where they were cut off."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import cases, gpu, guard, records
+from benchmarks import cases, gpu, guard, records, resume
 from benchmarks.__main__ import _parser, main
 from benchmarks.case import Provider
 from benchmarks.families import sliced
@@ -190,6 +191,33 @@ def test_the_last_stage_runs_when_all_is_well_or_by_name(tmp_path):
     assert statuses(tmp_path / "well") == [("absent", "missing"), ("tune", "ok")]
     assert gpu.run_stages([bad, tune], tmp_path / "named", 1, FACTS, ["tune"]) == 0
     assert statuses(tmp_path / "named") == [("tune", "ok")]
+
+
+def test_a_sanitizer_without_its_verdict_found_nothing(tmp_path):
+    def says(name, text):
+        return stub(tmp_path, name, f"print({text!r})", verdict=gpu.VERDICT)
+
+    every = [
+        says("memcheck", "========= ERROR SUMMARY: 0 errors"),
+        says("racecheck", "========= RACECHECK SUMMARY: 1 hazard displayed (0 errors, 1 warning)"),
+        says("absent", "========= Error: Device not supported"),
+        says("races", "========= RACECHECK SUMMARY: 1 hazard displayed (1 error, 0 warnings)"),
+    ]
+    assert gpu.run_stages(every, tmp_path, 1, FACTS) == 1
+    assert [status for _, status in statuses(tmp_path)] == ["ok", "ok", "failed", "failed"]
+    # What an earlier call said is in the same log.
+    again = says("absent", "========= ERROR SUMMARY: 0 errors")
+    assert gpu.run_stages([again], tmp_path, 1, FACTS) == 0
+    (tmp_path / "stages.jsonl").unlink()
+    assert gpu.run_stages([every[2]], tmp_path, 1, FACTS) == 1
+
+
+def test_tuning_is_ended_by_its_stage_alone(tmp_path):
+    """When it stopped by itself with choices left, its stage would count as done."""
+    from benchmarks.tune.__main__ import _parser as options
+
+    (tune,) = [stage for stage in gpu.stages(tmp_path) if stage.name == "tune"]
+    assert options().parse_args(tune.command[3:]).minutes == float("inf")
 
 
 def test_a_second_call_goes_on(tmp_path, capsys):
@@ -495,15 +523,78 @@ def test_what_ends_the_process_is_recorded_and_left_out(lost, use, tmp_path, mon
     monkeypatch.setattr(os, "_exit", end)
     old = signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(Ended))
     try:
-        with pytest.raises(SystemExit if lost else Ended) as caught:
+        with pytest.raises(Ended):
             go_on(path, limit=None if lost else 3.0)
     finally:
         signal.signal(signal.SIGALRM, old)
         monkeypatch.undo()
-    assert (caught.value.code if lost else codes[0]) == guard.AGAIN
+    assert codes[0] == guard.AGAIN
     (line,) = lines_of(path)
     why = "RuntimeError: illegal address" if lost else "no result within 3.0 s"
     assert (line["provider"], line["missing"]) == ("peer", why)
     use(OURS, Provider("peer", "", lambda: peer), TORCH)
     assert [line["provider"] for line in go_on(path)[1]] == ["otkernels", "torch"]
     assert go_on(path) == ([], [])
+
+
+def test_a_provider_that_twice_ends_the_process_is_left_out(use, tmp_path, monkeypatch):
+    """Such as one whose library has a segmentation fault: there are no last words."""
+
+    def dies(*_):
+        raise Ended
+
+    monkeypatch.setattr(resume, "_note", without_the_end_of_a_peer(resume._note))
+    use(OURS, Provider("peer", "", lambda: dies), TORCH)
+    path = tmp_path / "cpu.jsonl"
+    for _ in range(resume.TRIES):
+        with pytest.raises(Ended):
+            go_on(path)
+    missing = {line["provider"]: line["missing"] for line in go_on(path)[1]}
+    assert missing["otkernels"] is missing["torch"] is None
+    assert missing["peer"].endswith("peer: ended its process or was cut off, 2 times")
+    assert not path.with_suffix(".begun").exists()
+
+
+def without_the_end_of_a_peer(note):
+    """Notes as of a process that does not live to make that one."""
+
+    def noted(path, line):
+        if not line.startswith("ended") or not line.endswith("peer"):
+            note(path, line)
+
+    return noted
+
+
+def test_a_reference_that_was_twice_cut_off_is_every_providers_reason(use, tmp_path):
+    use(OURS, TORCH)
+    (case,) = cases.select("smoke", PATTERN)
+    what = f"float64 reference of {case.family.op}/{case.shape.name}"
+    path = tmp_path / "cpu.jsonl"
+    path.with_suffix(".begun").write_text(f"begun {what}\n" * resume.TRIES)
+    lines = go_on(path)[1]
+    assert [line["provider"] for line in lines] == ["otkernels", "torch"]
+    assert {line["missing"] for line in lines} == {
+        f"Unended: {what}: ended its process or was cut off, 2 times"
+    }
+
+
+def test_a_reference_is_not_held_against_who_is_compared_with_it(use, tmp_path, monkeypatch):
+    """At a million points it takes minutes."""
+    use(OURS)
+    (family,) = cases.FAMILIES
+    limited = []
+
+    @contextlib.contextmanager
+    def limit(seconds, last_words):
+        limited.append(seconds)
+        yield
+        limited.pop()
+
+    def expect(*inputs):
+        assert not limited
+        return family.expect(*inputs)
+
+    monkeypatch.setattr("benchmarks.run.limit", limit)
+    monkeypatch.setattr(cases, "FAMILIES", (dataclasses.replace(family, expect=expect),))
+    red, (line,) = go_on(tmp_path / "cpu.jsonl", limit=9.0)
+    assert (red, line["missing"]) == ([], None)

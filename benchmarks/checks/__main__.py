@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 
 from .. import CannotRun
+from ..guard import AGAIN
 
 CHECKS = ("repeat", "small", "graph", "compile")
 
@@ -24,13 +25,17 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     try:
         _need(options)
+        from .. import resume
         from . import findings
 
         cases = _cases(options.check)(options.device, options.smoke)
-        return findings.run(options.check, cases, options.out, options.again)
+        code = findings.run(options.check, cases, options.out, options.again)
     except CannotRun as error:
         print(f"benchmarks.checks {options.check}: {error}", file=sys.stderr)
         return 2
+    if code == AGAIN:
+        resume.leave()
+    return code
 
 
 def _parser():

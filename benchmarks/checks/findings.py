@@ -4,14 +4,13 @@ A case raises ``Wrong`` if what it found is wrong and ``Refused`` if it cannot b
 else it raises is a failure too, and the cases after it go on.
 """
 
+import functools
 import time
-
-import torch
 
 from .. import records, resume
 from ..guard import AGAIN
 
-LIMIT = 240  # seconds after which a case counts as hanging
+LIMIT = 120  # seconds after which a case counts as hanging
 
 
 class Wrong(Exception):
@@ -42,12 +41,14 @@ def run(check, cases, out, again=False):
         if name in known:
             continue
         line = _Line(check, name, out)
+        attempt = functools.partial(_attempt, out if again else None, name, case)
         with resume.limit(LIMIT if again else None, line.hangs):
-            known[name], reason = _outcome(case)
+            known[name], reason = _outcome(attempt)
         line.write(known[name], reason)
-        if known[name] != "ok" and (why := _lost_device()):
+        if known[name] != "ok" and (why := resume.lost_device()):
             print(f"the device is lost to this process: {why}", flush=True)
             return AGAIN if again else 1
+    resume.forget(out)
     return 1 if "failed" in known.values() else 0
 
 
@@ -70,11 +71,17 @@ class _Line:
         self.write("failed", f"did not end in {LIMIT} s")
 
 
+def _attempt(out, name, case):
+    with resume.begun(out, name):
+        case()
+        resume.finish_all()
+
+
 def _outcome(case):
     """Status and reason of one case."""
     try:
         case()
-        _finish_all()  # an error of a launch shows only here
+        resume.finish_all()  # an error of a launch shows only here
     except Refused as error:
         return "refused", records.without_paths(str(error))
     except Wrong as error:
@@ -82,20 +89,6 @@ def _outcome(case):
     except Exception as error:  # whatever stops a case is its reason, and the others go on
         return "failed", f"{type(error).__name__}: {records.without_paths(str(error))}"
     return "ok", None
-
-
-def _lost_device():
-    """Why nothing more can run: an error such as an illegal address stays with its process."""
-    try:
-        _finish_all()
-    except RuntimeError as error:
-        return records.without_paths(str(error))
-    return None
-
-
-def _finish_all():
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 def _known(path):

@@ -205,7 +205,7 @@ class Tuning:
             "candidate": candidate.label,
             "chosen": candidate.chosen,
             "clock": clock,
-            "cache": clocks.CACHE.get(clock),
+            "cache": clock and clocks.CACHE[self.device],
             "ms": p50,
             "ms_p20": p20,
             "ms_p80": p80,
