@@ -138,9 +138,6 @@ def sort_cases():
             constants = {**flags, "LOG": log, "THREADS": threads}
             name = f"match log={log} {label(flags)}"
             yield Case(name, match._match_kernel, pointers, constants, threads)
-            if 2**log == match.FUSED and flags["NEED_U"]:
-                name += " n=16k"
-                yield Case(name, match._match_kernel, pointers, constants, threads, aligned=("n",))
 
 
 def run_cases():
@@ -155,11 +152,6 @@ def run_cases():
             name = f"sort_run log={log} {label(constants)}"
             constants |= {"LOG": log, "THREADS": threads}
             yield Case(name, rows._sort_run_kernel, pointers, constants, threads)
-            if runs == 2:
-                name += " n=16k"
-                yield Case(
-                    name, rows._sort_run_kernel, pointers, constants, threads, aligned=("n",)
-                )
     floats = {n: POINTERS[torch.float32] for n in ("u_ptr", "v_ptr", "part_ptr")}
     integers = ("key_u_ptr", "key_v_ptr", "position_u_ptr", "position_v_ptr")
     for log in sorted({log for log, _, _ in two}):
@@ -241,20 +233,18 @@ def contiguous_matmul_cases():
 
 def one_point_cases():
     """A launch turns integers that are 1 into constants, which are no tensors."""
-    for case in [*sort_cases(), *rank_cases(), *matmul_cases()]:
-        ones = {
-            match._match_kernel: ("n",),
-            match._rank_match_kernel: ("n",),
-            matmul._matmul_kernel: ("m", "n", "k", "stride_a_k", "stride_b_n", "stride_out_n"),
-        }.get(case.kernel, ())
-        if case.aligned:
-            continue
-        smallest = case.constants.get("LOG", 5) == 5 and case.constants.get("BLOCK_M", 16) == 16
-        both = case.constants.get("NEED_V", True) and case.constants.get("BLOCK_N", 16) == 16
-        if ones and smallest and both and case.constants.get("P", 2.0) == 2.0:
-            constants = case.constants | dict.fromkeys(ones, 1)
-            name = f"{case.name} with ones"
-            yield Case(name, case.kernel, case.pointers, constants, case.threads, case.precision)
+    ones = {
+        matmul._matmul_kernel: ("m", "n", "k", "stride_a_k", "stride_b_n", "stride_out_n"),
+        moments._products_kernel: ("d", "stride_n"),
+    }
+    for case in [*matmul_cases(), *moments_cases()]:
+        sides = {case.constants.get(n, 16) for n in ("BLOCK_M", "BLOCK_N", "SIDE")}
+        rows_of = "stride_d" in case.constants or case.kernel is matmul._matmul_kernel
+        if case.kernel in ones and sides == {16} and rows_of:
+            case.name += " with ones"
+            case.constants = case.constants | dict.fromkeys(ones[case.kernel], 1)
+            case.aligned = [n for n in case.aligned if n not in ones[case.kernel]]
+            yield case
 
 
 def rank_cases():
@@ -381,7 +371,7 @@ def moments_cases():
                     pointers | means,
                     constants,
                     precision=precision,
-                    aligned=("stride_b", "stride_n") if rows_of else (),
+                    aligned=("stride_b", "stride_n", "d") if rows_of else (),
                     options=moments.register_limit(),
                     warps=warps,
                 )

@@ -78,7 +78,7 @@ def _finish(
 # --- kernels ------------------------------------------------------------------------------------
 
 
-@triton.jit(do_not_specialize=["directions"])
+@triton.jit(do_not_specialize=["n", "directions"])
 def _match_kernel(
     u_ptr,  # (R, n) rows; slopes replace them where NEED_U
     v_ptr,  # (R, n) rows; slopes replace them where NEED_V

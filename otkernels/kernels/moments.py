@@ -144,7 +144,7 @@ def _walk(
     return products, sum_i, sum_j, mass_sum, count
 
 
-@triton.jit(do_not_specialize=["n", "d", "correction", "tiles", "shares", "each"])
+@triton.jit(do_not_specialize=["n", "correction", "tiles", "shares", "each"])
 def _products_kernel(
     x_ptr,  # (P, n, d) of any strides
     mass_ptr,  # (P, n) float64, read where WEIGHTED

@@ -49,7 +49,7 @@ def _sorted_row(
     return bitonic_sort(key, position, PAYLOAD, LOG)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])
 def _sort_run_kernel(
     x_ptr,  # (R, n) rows
     key_ptr,  # (R, RUNS, RUN) sorted keys of the first RUN elements of each row, and of the next

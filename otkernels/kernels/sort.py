@@ -29,22 +29,20 @@ def key_to_float(key):
 def load_keys(row_ptr, n, BLOCK: tl.constexpr, THREADS: tl.constexpr):
     """Ordered keys (BLOCK,) of the n float32 of a row, padded, and the position of each.
 
-    A thread reads vectors of 4 that are 4 THREADS apart, so reads are coalesced; permuting and
+    A thread reads elements that are THREADS apart, so reads are coalesced; permuting and
     flattening then numbers all elements of a thread consecutively, so that the most used exchanges
     of the network stay inside a thread. Which element starts where is free before a sort.
+
+    Kernels that call this do not specialize on n: told that rows are aligned, the compiler reads
+    vectors of 4, and most exchanges would leave the thread.
     """
-    VECTOR: tl.constexpr = 4 if BLOCK >= 4 * THREADS else BLOCK // THREADS
-    VECTORS: tl.constexpr = BLOCK // (THREADS * VECTOR)
-    position = (
-        tl.arange(0, VECTORS)[:, None, None] * (THREADS * VECTOR)
-        + tl.arange(0, THREADS)[None, :, None] * VECTOR
-        + tl.arange(0, VECTOR)[None, None, :]
-    )
+    EACH: tl.constexpr = BLOCK // THREADS
+    position = tl.arange(0, EACH)[:, None] * THREADS + tl.arange(0, THREADS)[None, :]
     x = tl.load(row_ptr + position, mask=position < n, other=0.0)
     key = tl.where(x == x, ordered(x.to(tl.int32, bitcast=True)), NAN_KEY)
     key = tl.where(position < n, key, PADDING)
-    flat_key = tl.reshape(tl.permute(key, (1, 0, 2)), [BLOCK])
-    return flat_key, tl.reshape(tl.permute(position, (1, 0, 2)), [BLOCK])
+    flat_key = tl.reshape(tl.permute(key, (1, 0)), [BLOCK])
+    return flat_key, tl.reshape(tl.permute(position, (1, 0)), [BLOCK])
 
 
 @triton.jit
