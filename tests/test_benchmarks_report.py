@@ -16,6 +16,7 @@ from benchmarks.__main__ import main
 from benchmarks.case import Goal
 from benchmarks.families import bandwidths, bures, sliced
 from benchmarks.pages import goals, plot, report
+from benchmarks.rates import Rates
 
 PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 SMALL, LARGE = sliced.SHAPES["cuda"][:2]
@@ -280,9 +281,9 @@ def run(tmp_path):
     """The folder of a made-up run."""
     folder = tmp_path / "gpu"
     folder.mkdir()
-    rates = {"copied": 4.2e12, "products": {"float64": 6e13}, "exponentials": 4e12}
+    rates = Rates(4.2e12, {"float64": 6e13}, exponentials=4e12, comparisons=1.6e13)
     own = facts("cuda") | {"l2_bytes": 50 * 2**20, "multiprocessors": 132}
-    own |= {"memory_bytes": 80 * 2**30, "rates_per_second": rates | {"comparisons": 1.6e13}}
+    own |= {"memory_bytes": 80 * 2**30, "rates": dataclasses.asdict(rates)}
     own["peers"] = {
         "pot": {"version": "0.9", "missing": None},
         "cupy": {"version": None, "missing": "ImportError: no cupy"},

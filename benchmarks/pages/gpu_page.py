@@ -45,7 +45,7 @@ def _lines(folder, name):
 
 
 def _rates(facts):
-    rates = dict(facts["rates_per_second"])
+    rates = dict(facts["rates"])
     rows = [
         [f"products in {name}", f"{page.number(rate / 1e12)} TFLOP/s"]
         for name, rate in rates.pop("products").items()

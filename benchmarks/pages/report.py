@@ -36,8 +36,10 @@ def write(files, gpu, doc, figures, allow_dirty=False):
         CannotRun: the page has no such block.
         FileNotFoundError: a file of records is absent.
     """
-    lines = records.read(published() if files is None else files)
-    lines += gpu_page.records_of(gpu) if gpu else []
+    files = published() if files is None else files
+    lines = records.read(files)
+    if gpu and (gpu / "records.jsonl").resolve() not in [path.resolve() for path in files]:
+        lines += gpu_page.records_of(gpu)
     page.write(doc, text(lines, gpu, allow_dirty))
     return plot.draw(lines, figures, allow_dirty)
 
