@@ -1,4 +1,4 @@
-"""Which derivatives may be asked of a tensor, at any level of torch.func.
+"""Which derivatives may be asked of a tensor, at any level of torch.func, and who traces.
 
 What torch keeps to itself about its transforms is asked here and nowhere else in the library.
 """
@@ -56,3 +56,8 @@ def no_tangents():
         "otkernels: impl='cpu' and impl='triton' have no forward-mode derivatives. "
         "Use impl='torch' (sliced losses, kernel losses and moments have them) or reverse mode."
     )
+
+
+def is_exporting():
+    """Whether torch.export traces, which torch.compile of torch 2.11 says of itself, too."""
+    return torch.compiler._is_exporting_flag

@@ -12,7 +12,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor
 
-from . import _check, _ops
+from . import _check, _ops, _transforms
 from ._results import root_and_reduce
 from ._slicing import clouds, directions
 from ._types import Impl, Method, Reduction
@@ -152,7 +152,7 @@ def max_sliced_wasserstein(
     _check.one_of(name, "reduction", reduction, _check.REDUCTIONS)
     _check.positive_int(name, "n_starts", n_starts)
     _check.not_negative_int(name, "n_steps", n_steps)
-    if torch.compiler.is_exporting():
+    if _transforms.is_exporting():
         how = "torch.export does not trace its search. Use torch.compile."
         raise NotImplementedError(f"{name}: {how}")
     weights, lengths = (a, b), (x_lengths, y_lengths)

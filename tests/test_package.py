@@ -49,7 +49,7 @@ LAYERS = {
         "_slicing",
     },
     "sliced_info": {"_check", "_slicing", "sliced"},
-    "max_sliced": {"_check", "_ops", "_results", "_slicing", "sliced"},
+    "max_sliced": {"_check", "_ops", "_results", "_slicing", "_transforms", "sliced"},
     "_circle": {"_quantiles", "_transforms"},
     "spherical": {"_check", "_circle", "_measures", "_ops", "_products", "_results"},
     "mmd_blocks": {"_check", "_kernels", "_results", "bandwidth", "mmd"},
