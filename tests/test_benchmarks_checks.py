@@ -1,6 +1,7 @@
 """The checks of a device: same bits, small calls of every kernel, graphs, torch.compile."""
 
 import dataclasses
+import itertools
 import json
 import os
 import shutil
@@ -169,6 +170,9 @@ def test_repeated_calls_have_the_same_bits(family, check, monkeypatch):
     assert [line["case"] for line in lines] == [case.name for case in cases.select("smoke")]
 
 
+CALLS = itertools.count()
+
+
 def off_by(condition):
     """Sliced losses that are twice as large where a condition of the moment holds."""
     return lambda x, y, p: sliced.careful(x, y, p) * (1 + condition())
@@ -177,17 +181,20 @@ def off_by(condition):
 @pytest.mark.parametrize(
     ("condition", "where"),
     [
-        (iter(range(10**9)).__next__, "value of a second call has other bits in 1 of 1 numbers"),
-        (lambda: threading.active_count() - 1, "value beside other work"),
-        (lambda: torch.empty(1).isnan(), "value on memory full of NaN"),
-        (lambda: float("nan"), "value of a second call"),
+        (
+            lambda _: next(CALLS),
+            "value of a second call has other bits in 1 of 1 numbers",
+        ),
+        (lambda at_rest: threading.active_count() - at_rest, "value beside other work"),
+        (lambda _: torch.empty(1).isnan(), "value on memory full of NaN"),
+        (lambda _: float("nan"), "value of a second call"),
     ],
     ids=["noise", "other work", "memory", "NaN"],
 )
 def test_other_bits_are_noticed(condition, where, check, monkeypatch):
     torch.use_deterministic_algorithms(False)
-    assert threading.active_count() == 1
-    only(monkeypatch, off_by(condition))
+    at_rest = threading.active_count()
+    only(monkeypatch, off_by(lambda: condition(at_rest)))
     code, lines = check("repeat")
     assert (code, {line["status"] for line in lines}) == (1, {"failed"})
     assert lines[0]["reason"].startswith(where)

@@ -287,7 +287,13 @@ time.sleep(300)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_killed_harness_leaves_valid_files_and_no_process(how, tmp_path):
     command = [sys.executable, "-c", HARNESS, str(tmp_path), CHILDREN, json.dumps(FACTS)]
-    harness = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    harness = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stderr=subprocess.DEVNULL,
+        # What a shell starts in the background ignores it, and so would the harness.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     found = tmp_path / "stuck.jsonl"
     wait_for(lambda: found.exists() and found.read_text().endswith("\n"))
     pids = [int(pid) for pid in lines_of(found)[0]["case"].split()]
